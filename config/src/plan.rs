@@ -1,0 +1,775 @@
+//! The plan: what a valid configuration means, typed, with every default filled in.
+//!
+//! Only [`crate::check`] makes a [`Plan`], and only from a configuration without errors: who holds
+//! one needs to check nothing again. A plan is immutable and is shared by all threads behind an
+//! `Arc`. It holds no positions and no text of the file.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A value that must never be printed: its `Debug` shows only that it is there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Everything that `run` needs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// This instance's name; the host name by default.
+    pub node: String,
+    /// Where clients are served.
+    pub listeners: Vec<Listener>,
+    /// The administration endpoint; `None` turns it off.
+    pub admin: Option<Admin>,
+    /// Threads and rings.
+    pub runtime: Runtime,
+    /// Bounds on requests and connections.
+    pub limits: Limits,
+    /// Services by position: [`Rule::service`] indexes here.
+    pub services: Vec<Service>,
+    /// Rules, longest path first (ties: more specific `host`/`methods` first, then file order).
+    /// Never empty when `services` is not: without rules in the file, one rule sends all to the only service.
+    pub rules: Vec<Rule>,
+    /// The JSON Web Token source of `session.attributes.fromAuth`.
+    pub jwt: Option<Jwt>,
+    /// The access log, if any.
+    pub access_log: Option<AccessLog>,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// Sessions; `None` where `session` is absent or `enabled: false`.
+    pub session: Option<Session>,
+    /// WebSocket policy.
+    pub websocket: WebSocket,
+}
+
+/// One listening address.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Address and port; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Certificates, if TLS ends here.
+    pub tls: Vec<Certificate>,
+    /// PROXY protocol required on every connection.
+    pub proxy_protocol: bool,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<Cidr>,
+    /// `/..%2F..` and the like forwarded as they are (`pathPolicy: raw`).
+    pub raw_paths: bool,
+}
+
+/// Certificate and key files of one listener.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// PEM chain.
+    pub certificate: PathBuf,
+    /// PEM key.
+    pub key: PathBuf,
+}
+
+/// An address block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    /// Network address, host bits zero. IPv4-mapped IPv6 is stored as IPv4.
+    pub network: IpAddr,
+    /// Prefix length in bits.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// Is `ip` inside? An IPv4-mapped IPv6 address counts as IPv4.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.network, ip.to_canonical()) {
+            (IpAddr::V4(n), IpAddr::V4(a)) => {
+                let shift = 32 - u32::from(self.prefix.min(32));
+                shift == 32 || (u32::from(n) >> shift) == (u32::from(a) >> shift)
+            }
+            (IpAddr::V6(n), IpAddr::V6(a)) => {
+                let shift = 128 - u32::from(self.prefix.min(128));
+                shift == 128 || (u128::from(n) >> shift) == (u128::from(a) >> shift)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `gateway.admin`.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Bearer token; required unless the address is loopback.
+    pub token: Option<Secret>,
+}
+
+/// `gateway.runtime`.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// `auto`, a count, or a list.
+    pub cores: Cores,
+    /// CPU of the replication core; `None` is `auto`.
+    pub replication_cpu: Option<usize>,
+    /// Default ring of every core.
+    pub ring: Ring,
+    /// How long a core spins for completions before it sleeps; zero is off.
+    pub busy_poll: Duration,
+    /// Client connections of the instance.
+    pub max_connections: usize,
+    /// Connections go home to the owner of their session (spec 9).
+    pub migrate_connections: bool,
+}
+
+/// `runtime.cores`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cores {
+    /// The CPUs of the affinity mask and cgroup quota.
+    Auto,
+    /// So many, on the CPUs of the mask in turn.
+    Count(usize),
+    /// These, in this order.
+    List(Vec<CoreSpec>),
+}
+
+/// One core of a list, with what it overrides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreSpec {
+    /// CPU number.
+    pub cpu: usize,
+    /// Its ring (the defaults with its overrides).
+    pub ring: Ring,
+    /// Its spin time.
+    pub busy_poll: Duration,
+}
+
+/// `runtime.ring`. `Option` flags: `Some` was written by the user and must hold or be an error; `None` is
+/// the default (on for all but `sqpoll`), which may fall away on an old kernel with a warning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ring {
+    /// Submission queue entries; a power of two.
+    pub entries: u32,
+    /// Whether `entries` was written by the user.
+    pub entries_explicit: bool,
+    /// IORING_SETUP_COOP_TASKRUN.
+    pub coop_taskrun: Option<bool>,
+    /// IORING_SETUP_SINGLE_ISSUER.
+    pub single_issuer: Option<bool>,
+    /// IORING_SETUP_DEFER_TASKRUN.
+    pub defer_taskrun: Option<bool>,
+    /// IORING_SETUP_SQPOLL.
+    pub sqpoll: Option<bool>,
+}
+
+/// `gateway.limits`. Zero is "no bound" for `body_bytes`, `min_body_rate` and the durations.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Limits {
+    pub header_bytes: usize,
+    pub headers: usize,
+    pub uri_bytes: usize,
+    pub body_bytes: u64,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub response_timeout: Duration,
+    pub tunnel_timeout: Duration,
+    pub body_timeout: Duration,
+    /// Bytes a second over any 10 s.
+    pub min_body_rate: u64,
+}
+
+/// One of `gateway.services`.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// `name`.
+    pub name: String,
+    /// `loadBalancing`.
+    pub balancing: Balancing,
+    /// Never empty.
+    pub upstreams: Vec<Upstream>,
+    /// `healthCheck`, if any.
+    pub health: Option<HealthCheck>,
+    /// `passiveHealth`, if any.
+    pub passive: Option<PassiveHealth>,
+    /// `connections`.
+    pub connections: Connections,
+    /// `retry`.
+    pub retry: Retry,
+    /// `control`.
+    pub control: Control,
+    /// `tls` towards the upstream, if any.
+    pub tls: Option<UpstreamTls>,
+    /// `drainTimeout`: pinned clients of a draining upstream are moved after this; zero: never.
+    pub drain_timeout: Duration,
+    /// `drainRate`: pins a second that a draining upstream gives up; zero: none.
+    pub drain_rate: u32,
+    /// `queueTimeout`: how long a request waits for a place under `connections.max`.
+    pub queue_timeout: Duration,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// PROXY v2 header sent to upstreams.
+    pub proxy_protocol: bool,
+}
+
+/// `services[].protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge (or ALPN).
+    H2,
+}
+
+/// `loadBalancing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the value of the same name")]
+pub enum Balancing {
+    RoundRobin,
+    LeastConnections,
+    RandomTwo,
+    ConsistentHash,
+}
+
+/// One backend server.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Configured, or derived from the address. Unique within its service.
+    pub id: String,
+    /// Where it is.
+    pub address: UpstreamAddress,
+    /// Share of new clients; 0 gets none (but keeps pins).
+    pub weight: u32,
+    /// Used only while no other is usable.
+    pub backup: bool,
+}
+
+/// Where an upstream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// A literal address.
+    Ip(SocketAddr),
+    /// A DNS name and port, resolved by the control thread and again every 10 s (or its TTL).
+    Name(String, u16),
+    /// A unix stream socket.
+    Unix(PathBuf),
+}
+
+/// `healthCheck`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct HealthCheck {
+    pub path: String,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub healthy: u32,
+    pub unhealthy: u32,
+}
+
+/// `passiveHealth`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct PassiveHealth {
+    pub failures: u32,
+    pub window: Duration,
+    pub eject: Duration,
+}
+
+/// `connections`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Connections {
+    pub connect_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_idle_per_core: usize,
+    /// Connections an upstream over all cores; 0 is no bound.
+    pub max: u32,
+}
+
+/// `retry`.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// Tries in all, the first included; 1 is no retry.
+    pub attempts: u32,
+    /// A request with a longer body is not tried again.
+    pub body_bytes: usize,
+}
+
+/// What a service's responses may do to sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the value of the same name")]
+pub struct Control {
+    pub create: bool,
+    pub set: bool,
+    pub authenticate: bool,
+    pub rotate: bool,
+    pub destroy: bool,
+}
+
+/// `services[].tls`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct UpstreamTls {
+    pub server_name: Option<String>,
+    pub ca: Option<PathBuf>,
+}
+
+/// One routing rule, with the affinity that holds for it (the router's, overridden key by key).
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// `id`, else `rule-N` by position in the file.
+    pub id: String,
+    /// The path without its `/*`: `/chat` for `/chat/*`. `/` for a rule that matches all.
+    pub path: String,
+    /// `/chat/*` (and everything below) against exactly `/chat`.
+    pub prefix: bool,
+    /// `host`, lower case, without port; `*.example.com` is kept with its star.
+    pub host: Option<String>,
+    /// Upper-case methods; empty is all.
+    pub methods: Vec<String>,
+    /// Index into [`Plan::services`].
+    pub service: usize,
+    /// `None` where affinity is off.
+    pub affinity: Option<Affinity>,
+}
+
+/// `sessionAffinity`.
+#[derive(Debug, Clone)]
+pub struct Affinity {
+    /// Tried in order.
+    pub methods: Vec<AffinityMethod>,
+    /// The pin cookie.
+    pub cookie: PinCookie,
+    /// How a cookie names its upstream.
+    pub encoding: PinEncoding,
+    /// Idle life of a pin; zero is for ever (a table pin then lives 24 h).
+    pub duration: Duration,
+    /// Absolute life of a cookie pin; zero is for ever.
+    pub max_life: Duration,
+    /// What chooses where no pin does; `None`: the service's `loadBalancing`.
+    pub algorithm: Option<Algorithm>,
+    /// What a pin to a `down` or `maint` upstream does.
+    pub on_unavailable: OnUnavailable,
+}
+
+/// A place where a pin is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AffinityMethod {
+    /// At the client.
+    Cookie,
+    /// In the table, by client address (IPv6 by /64).
+    SourceIp,
+    /// In the table, by this request header (lower case).
+    Header(String),
+    /// In the table, by sid.
+    Session,
+}
+
+/// `sessionAffinity.cookie`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct PinCookie {
+    pub name: String,
+    pub path: String,
+    pub domain: Option<String>,
+    /// Seconds of Max-Age; 0: a cookie of the browser session.
+    pub max_age: u64,
+    pub secure: bool,
+    pub same_site: SameSite,
+    /// `cookie.key`, else derived from the session encryption key; `None`: random a process.
+    pub key: Option<Secret>,
+}
+
+/// `encoding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the value of the same name")]
+pub enum PinEncoding {
+    Secure,
+    Hash,
+    Plain,
+}
+
+/// `algorithm`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Algorithm {
+    /// A ring of `replicas` points a unit of weight.
+    ConsistentHash {
+        /// Points a unit of weight.
+        replicas: u32,
+        /// An upstream over this multiple of the mean load is passed over; `None` is off.
+        bounded_load: Option<f64>,
+    },
+    /// By client address, or by the peer's.
+    IpHash {
+        /// Use the client address of section 1.
+        use_x_forwarded_for: bool,
+    },
+    /// By this request header (lower case).
+    HeaderHash {
+        /// Header name, lower case.
+        header: String,
+    },
+}
+
+/// `onUnavailable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnavailable {
+    /// Choose anew.
+    Rebind,
+    /// Wait so long for it to come back, then choose anew.
+    Hold(Duration),
+    /// Answer with this status.
+    Reject(u16),
+}
+
+/// `auth.jwt`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Jwt {
+    pub header: String,
+    pub algorithms: Vec<String>,
+    pub jwks_file: Option<PathBuf>,
+    pub jwks_url: Option<String>,
+    pub secret: Option<Secret>,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    pub required: bool,
+}
+
+/// `accessLog`.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    /// `stdout`, `stderr` or a file.
+    pub path: String,
+    /// JSON lines or a template.
+    pub format: LogFormat,
+}
+
+/// `accessLog.format`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Text with `{field}` places; the fields are those of the JSON form. Names were checked.
+    Template(String),
+}
+
+/// `shutdown`.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    /// Readiness fails this long before the drain begins.
+    pub delay: Duration,
+    /// The drain's bound.
+    pub timeout: Duration,
+}
+
+/// `gateway.session`.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Sources by ascending priority; never empty.
+    pub sources: Vec<Source>,
+    /// The attribute that names the subject.
+    pub subject: String,
+    /// Idle timeout (rolling) or lifetime (not).
+    pub timeout: Duration,
+    /// Whether `timeout` restarts at every request.
+    pub rolling: bool,
+    /// Absolute lifetime from creation; zero: none.
+    pub ttl: Duration,
+    /// How often a touch leaves the process.
+    pub touch_interval: Duration,
+    /// `lifecycle.creation`.
+    pub creation: Creation,
+    /// `lifecycle.cleanup`.
+    pub cleanup: Cleanup,
+    /// `data`.
+    pub data: Data,
+    /// `attributes.fromAuth`, as (claim, attribute).
+    pub from_auth: Vec<(String, String)>,
+    /// `attributes.fromHeaders`, as (header in lower case, attribute, trust any).
+    pub from_headers: Vec<(String, String, bool)>,
+    /// `attributes.computed`, as (attribute, expression).
+    pub computed: Vec<(String, String)>,
+    /// `forward`; `None` where off.
+    pub forward: Option<Forward>,
+    /// `storage`.
+    pub storage: Storage,
+    /// `security`.
+    pub security: Security,
+    /// `limits.sessionsPerSubject.max`; 0 is off.
+    pub sessions_per_subject: u32,
+    /// `limits.sessionsPerSubject.on` is `reject`.
+    pub sessions_per_subject_reject: bool,
+    /// `metrics`: names of `collect`, `None` for all; the endpoint is left out when `Some(empty)`.
+    pub metrics: Metrics,
+    /// `events`.
+    pub events: Events,
+    /// Replication between instances is on.
+    pub replication: Option<Replication>,
+}
+
+/// One place where a token arrives.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a handful in the whole process")]
+pub enum Source {
+    /// A cookie.
+    Cookie(SessionCookie),
+    /// A request header (name as written; compare without case).
+    Header {
+        /// Header name.
+        name: String,
+        /// A new token goes back in the response header of the same name.
+        generate_if_missing: bool,
+    },
+    /// A query parameter.
+    Query {
+        /// Parameter name.
+        name: String,
+    },
+}
+
+/// `SameSite`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the value of the same name")]
+pub enum SameSite {
+    Strict,
+    Lax,
+    None,
+}
+
+/// A cookie source.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct SessionCookie {
+    pub name: String,
+    pub domain: Option<String>,
+    pub path: String,
+    pub same_site: SameSite,
+    /// Seconds; `None`: a cookie of the browser session.
+    pub max_age: Option<u64>,
+    pub secure: bool,
+    pub http_only: bool,
+    pub partitioned: bool,
+}
+
+/// `lifecycle.creation`.
+#[derive(Debug, Clone)]
+pub struct Creation {
+    /// Trigger `firstRequest`.
+    pub first_request: bool,
+    /// Trigger `authentication`.
+    pub authentication: bool,
+    /// Trigger `explicitCreate`.
+    pub explicit_create: bool,
+    /// A first token is storeless until it returns (resolved from `auto`).
+    pub confirm: bool,
+    /// Sessions a client prefix may create, (count, per); `None` is no bound.
+    pub limit: Option<Rate>,
+    /// First data: (name, JSON text), where `${timestamp}` is still to be filled.
+    pub defaults: Vec<(String, String)>,
+}
+
+/// So many in a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In what time.
+    pub per: Duration,
+}
+
+/// Which session is evicted first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the value of the same name")]
+pub enum Eviction {
+    Lru,
+    Lfu,
+    Ttl,
+}
+
+/// `lifecycle.cleanup`, resolved: its timeouts are already in [`Session::timeout`] and [`Session::ttl`]
+/// where they are the earliest.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Cleanup {
+    /// Idle bound beside `timeout` (strategy `inactive`, always rolling); zero: none.
+    pub inactive: Duration,
+    pub interval: Duration,
+    pub batch_size: usize,
+}
+
+/// `data`.
+#[derive(Debug, Clone)]
+pub struct Data {
+    /// Names that may be stored; `None` is any.
+    pub fields: Option<Vec<String>>,
+    /// Bytes of the serialized data.
+    pub max_size: usize,
+    /// Fields that sessions are found by (the subject is always among them).
+    pub index: Vec<String>,
+}
+
+/// `forward`.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// Header prefix, as written, ending in `-`.
+    pub prefix: String,
+    /// Longest `X-Session-Data` value, in bytes.
+    pub max_header: usize,
+}
+
+/// `storage`.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// Where the truth is.
+    pub kind: StorageKind,
+    /// Sessions of the instance (smallest of all `maxSessions`).
+    pub max_sessions: usize,
+    /// Bytes of session data of the instance.
+    pub max_bytes: u64,
+    /// Which go first.
+    pub eviction: Eviction,
+    /// `memory.snapshot`, if any: file and interval.
+    pub snapshot: Option<(PathBuf, Duration)>,
+    /// `onFailure` is `reject`.
+    pub reject_on_failure: bool,
+    /// `fence`.
+    pub fence: Duration,
+    /// `lookupTimeout`.
+    pub lookup_timeout: Duration,
+    /// `replayWindow`.
+    pub replay_window: Duration,
+    /// `goneAfter`.
+    pub gone_after: Duration,
+    /// `queueBytes`.
+    pub queue_bytes: u64,
+}
+
+/// `storage.type`.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one in the whole process")]
+pub enum StorageKind {
+    /// This process.
+    Memory,
+    /// Redis (carried for later; see the README).
+    Redis(Redis),
+    /// Postgres (carried for later; see the README).
+    Postgres(Postgres),
+}
+
+/// `storage.redis`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Redis {
+    pub addresses: Vec<String>,
+    pub cluster: bool,
+    pub sentinel: Option<String>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub db: u32,
+    pub key_prefix: String,
+    pub tls: bool,
+    pub replication: bool,
+    pub replicas: u32,
+    pub replication_async: bool,
+}
+
+/// `storage.database`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Postgres {
+    pub dsn: Secret,
+    pub table: String,
+    pub cleanup_interval: Duration,
+    pub cleanup_batch_size: u32,
+    pub partition_key: Option<String>,
+}
+
+/// `security`.
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// HMAC secrets of tokens; empty where `encryption.id` is off. The first signs, all verify.
+    pub token_keys: Vec<Secret>,
+    /// Master keys of sealing; empty where off. The first seals, all open.
+    pub data_keys: Vec<Secret>,
+    /// `data.encryption.keyRotation`; zero is off.
+    pub key_rotation: Duration,
+    /// `guessLimit`; `None` is off.
+    pub guess_limit: Option<Rate>,
+    /// `validation.checkIP`.
+    pub check_ip: bool,
+    /// `validation.checkUserAgent`.
+    pub check_user_agent: bool,
+    /// `validation.checkFingerprint`.
+    pub check_fingerprint: bool,
+    /// `validation.checkTenant`.
+    pub check_tenant: bool,
+    /// `validation.onMismatch`: refuse, reject, destroy or observe.
+    pub on_mismatch: OnMismatch,
+    /// `validation.ipPrefix`, (v4, v6) in bits. Also what a client prefix is.
+    pub ip_prefix: (u8, u8),
+    /// `validation.exact`.
+    pub exact: bool,
+    /// `validation.tenantAttribute`, resolved.
+    pub tenant_attribute: String,
+    /// `antiHijacking.rotateId` (and `enabled`): the interval; `None` is off.
+    pub rotate_interval: Option<Duration>,
+    /// `antiHijacking.rotateGrace`.
+    pub rotate_grace: Duration,
+    /// `antiHijacking.onReuse`; only refuse, destroy or observe.
+    pub on_reuse: OnMismatch,
+}
+
+/// What a failed check does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the value of the same name")]
+pub enum OnMismatch {
+    Refuse,
+    Reject,
+    Destroy,
+    Observe,
+}
+
+/// `metrics`.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// `/metrics` is served.
+    pub enabled: bool,
+    /// Of the seven session metrics, those collected; `None` is all.
+    pub collect: Option<Vec<String>>,
+}
+
+/// `events`.
+#[derive(Debug, Clone)]
+pub struct Events {
+    /// Names emitted; `None` is all.
+    pub emit: Option<Vec<String>>,
+    /// `handlers.webhook.url`.
+    pub webhook: Option<String>,
+    /// `handlers.webhook.secret`.
+    pub webhook_secret: Option<Secret>,
+}
+
+/// `replication` (carried for later; see the README). Regions are in the order of the file.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Replication {
+    pub method: String,
+    pub bind: SocketAddr,
+    pub peers: Vec<String>,
+    pub secrets: Vec<Secret>,
+    pub region: Option<String>,
+    pub is_async: bool,
+}
+
+/// `websocket`.
+#[derive(Debug, Clone, Default)]
+pub struct WebSocket {
+    /// `sessions.enabled`.
+    pub enabled: bool,
+    /// `allowedOrigins`, lower case.
+    pub allowed_origins: Vec<String>,
+}
