@@ -1,0 +1,7 @@
+//! End-to-end tests: the real `holdfast` binary between real sockets.
+//!
+//! One module a part of the product, one test a rule; the name of a test is the rule. `harness` has
+//! the gateway, upstreams and clients. `HOLDFAST_E2E_FULL=1` runs the full sizes.
+
+mod harness;
+mod itself;
