@@ -1,1 +1,2 @@
 //! Proxy.
+pub mod pin;
