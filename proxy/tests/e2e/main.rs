@@ -4,4 +4,5 @@
 //! the gateway, upstreams and clients. `HOLDFAST_E2E_FULL=1` runs the full sizes.
 
 mod harness;
+mod http1;
 mod itself;

@@ -18,7 +18,7 @@ pub use client::{Client, Connection, Response};
 pub use gateway::{Gateway, Launch};
 pub use http::Head;
 pub use reply::Reply;
-pub use upstream::{Received, Upstream};
+pub use upstream::{Link, Received, Upstream};
 
 /// How long anything may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(15);

@@ -100,7 +100,12 @@ impl Link {
     /// The next request, whole, written down; `None` at the end.
     pub fn request(&mut self) -> Option<Received> {
         let result = self.try_request();
-        if let Err(e) = &result {
+        // An end in the middle is a request given up; anything else is one that must never have been sent.
+        if let Some(e) = result
+            .as_ref()
+            .err()
+            .filter(|e| e.kind() == io::ErrorKind::InvalidData)
+        {
             lock(&self.inner.faults).push(e.to_string());
         }
         result.ok().flatten()
