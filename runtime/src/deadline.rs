@@ -1,0 +1,282 @@
+//! Deadlines of a core's sockets: a coarse sweep instead of a timer an operation.
+//!
+//! Owns one table a thread, an entry for each [`Slot`]; arming is a store. Used by tasks of one
+//! monoio core; [`run_sweep`] must be spawned once on each. Every 100 ms it looks at all entries.
+//!
+//! When a deadline passes, the slot is marked expired and, by [`Expire`], its socket is shut down:
+//! a pending receive completes with 0 bytes, a pending send with an error, and nothing needs to be
+//! cancelled. Or the task that waits in [`Slot::until`] is woken.
+//!
+//! Invariants: a deadline never fires early, and at most 200 ms late on a core that turns; time in
+//! which the core did not turn (a stall, a suspended machine) does not count. **A slot must be dropped
+//! before its descriptor is closed**, or a later socket of the same number could be shut down:
+//! [`crate::stream::Stream`] holds its own slot and drops it first, so prefer `Stream::arm`.
+//!
+//! It deliberately has no fine timers (monoio's own are there for those few) and no callbacks.
+//! Tested below: firing, disarming, re-arming, reuse of entries, and sockets under both drivers.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
+use std::os::fd::RawFd;
+use std::pin::pin;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use crate::{clock, stall};
+
+/// Time between two sweeps.
+pub const TICK: Duration = Duration::from_millis(TICK_MS);
+const TICK_MS: u64 = 100;
+const DISARMED: u32 = 0;
+
+/// What happens to the socket when its deadline passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expire {
+    /// `shutdown(SHUT_RD)`: a pending receive completes with 0 bytes; sending still works.
+    Read,
+    /// `shutdown(SHUT_RDWR)`: a pending receive completes with 0 bytes, sends fail.
+    Both,
+    /// The socket is left alone; [`Slot::until`] returns.
+    Wake,
+}
+
+struct Entry {
+    deadline: u32,
+    fd: RawFd,
+    expire: Expire,
+    expired: bool,
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: RefCell<Vec<Entry>>,
+    free: RefCell<Vec<u32>>,
+    now: Cell<u32>,
+}
+
+thread_local! {
+    static TABLE: Table = Table { now: Cell::new(1), ..Table::default() };
+}
+
+/// One socket's deadline. Drop it before the descriptor is closed.
+#[derive(Debug)]
+pub struct Slot {
+    index: u32,
+    /// The table is this thread's.
+    local: PhantomData<*const ()>,
+}
+
+impl Slot {
+    /// A disarmed slot for the socket `fd`, which must stay open as long as the slot lives.
+    pub fn new(fd: RawFd) -> Self {
+        TABLE.with(|table| {
+            let entry = Entry {
+                deadline: DISARMED,
+                fd,
+                expire: Expire::Both,
+                expired: false,
+                waker: None,
+            };
+            let mut entries = table.entries.borrow_mut();
+            let index = match table.free.borrow_mut().pop() {
+                Some(index) => {
+                    entries[index as usize] = entry;
+                    index
+                }
+                None => {
+                    entries.push(entry);
+                    (entries.len() - 1) as u32
+                }
+            };
+            Self {
+                index,
+                local: PhantomData,
+            }
+        })
+    }
+
+    #[inline]
+    fn entry<R>(&self, f: impl FnOnce(&mut Entry, u32) -> R) -> R {
+        TABLE.with(|table| {
+            f(
+                &mut table.entries.borrow_mut()[self.index as usize],
+                table.now.get(),
+            )
+        })
+    }
+
+    /// Sets the deadline to `after` from now (rounded up to a tick) and forgets that it expired.
+    #[inline]
+    pub fn arm(&self, after: Duration, expire: Expire) {
+        let ticks = after
+            .as_millis()
+            .div_ceil(u128::from(TICK_MS))
+            .min(u128::from(u32::MAX / 2)) as u32;
+        self.entry(|entry, now| {
+            // One more, for the part of the present tick that is already over.
+            entry.deadline = now.saturating_add(ticks).saturating_add(1);
+            entry.expire = expire;
+            entry.expired = false;
+        });
+    }
+
+    /// Takes the deadline away. Whether it has expired before stays to be seen.
+    #[inline]
+    pub fn disarm(&self) {
+        self.entry(|entry, _| entry.deadline = DISARMED);
+    }
+
+    /// Whether the deadline that was armed last has passed.
+    #[inline]
+    pub fn expired(&self) -> bool {
+        self.entry(|entry, _| entry.expired)
+    }
+
+    /// Waits for `future`, but not past a deadline that was armed with [`Expire::Wake`]: then `None`,
+    /// and `future` is dropped. So it must be one that loses nothing when dropped (`readable`).
+    pub async fn until<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            self.entry(|entry, _| {
+                if entry.expired {
+                    return Poll::Ready(None);
+                }
+                match &mut entry.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            })
+        })
+        .await;
+        let waker = self.entry(|entry, _| entry.waker.take());
+        drop(waker);
+        outcome
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let _ = TABLE.try_with(|table| {
+            let waker = {
+                let mut entries = table.entries.borrow_mut();
+                let entry = &mut entries[self.index as usize];
+                entry.deadline = DISARMED;
+                entry.fd = -1;
+                entry.waker.take()
+            };
+            table.free.borrow_mut().push(self.index);
+            drop(waker);
+        });
+    }
+}
+
+/// Slots that live on this thread.
+pub fn live() -> usize {
+    TABLE.with(|table| table.entries.borrow().len() - table.free.borrow().len())
+}
+
+/// Marks what has passed and shuts the sockets down; the wakers are for the caller, who holds no
+/// borrow of the table. Returns how many passed.
+fn sweep(ticks: u32, woken: &mut Vec<Waker>) -> usize {
+    TABLE.with(|table| {
+        let now = table.now.get().saturating_add(ticks);
+        table.now.set(now);
+        let mut passed = 0;
+        for entry in table.entries.borrow_mut().iter_mut() {
+            if entry.deadline == DISARMED || entry.deadline > now {
+                continue;
+            }
+            entry.deadline = DISARMED;
+            entry.expired = true;
+            passed += 1;
+            let how = match entry.expire {
+                Expire::Read => libc::SHUT_RD,
+                Expire::Both => libc::SHUT_RDWR,
+                Expire::Wake => {
+                    woken.extend(entry.waker.take());
+                    continue;
+                }
+            };
+            // SAFETY: no memory is involved. The descriptor is open by the slot's contract; a wrong
+            // one would give an error.
+            unsafe { libc::shutdown(entry.fd, how) };
+        }
+        passed
+    })
+}
+
+/// Sweeps this core's table every [`TICK`], for ever, and beats the core's heart (`stall`). To be
+/// spawned once a core, on a runtime with timers.
+pub async fn run_sweep() {
+    let mut last = clock::monotonic_ms();
+    let mut woken = Vec::new();
+    loop {
+        monoio::time::sleep(TICK).await;
+        stall::beat();
+        let elapsed = clock::monotonic_ms().saturating_sub(last) / TICK_MS;
+        last += elapsed * TICK_MS;
+        // After a stall, what came meanwhile was not yet read: no one is blamed for that time.
+        sweep(elapsed.min(2) as u32, &mut woken);
+        woken.drain(..).for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    fn sweep_once() -> usize {
+        sweep(1, &mut Vec::new())
+    }
+
+    #[test]
+    fn fires_not_early_and_once() {
+        let (mut a, _b) = UnixStream::pair().unwrap();
+        let slot = Slot::new(a.as_raw_fd());
+        slot.arm(Duration::from_millis(250), Expire::Read);
+        // 250 ms are three ticks, and one for the tick that has begun.
+        assert_eq!((0..3).map(|_| sweep_once()).sum::<usize>(), 0);
+        assert!(!slot.expired());
+        assert_eq!(sweep_once(), 1);
+        assert!(slot.expired());
+        assert_eq!(sweep_once(), 0);
+        assert_eq!(a.read(&mut [0; 1]).unwrap(), 0, "the socket was shut down");
+        slot.arm(Duration::from_secs(1), Expire::Read);
+        assert!(!slot.expired(), "armed anew");
+    }
+
+    #[test]
+    fn a_disarmed_or_dropped_slot_never_fires() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let slot = Slot::new(a.as_raw_fd());
+        slot.arm(Duration::ZERO, Expire::Both);
+        slot.disarm();
+        let dropped = Slot::new(b.as_raw_fd());
+        dropped.arm(Duration::ZERO, Expire::Both);
+        drop(dropped);
+        assert_eq!((0..5).map(|_| sweep_once()).sum::<usize>(), 0);
+        assert_eq!(live(), 1);
+        let reused = Slot::new(b.as_raw_fd());
+        assert_eq!(reused.index, 1, "the entry is used again");
+        assert!(!reused.expired());
+        use std::io::Write;
+        assert_eq!((&a).write(b"x").unwrap(), 1);
+    }
+
+    #[test]
+    fn a_far_deadline_does_not_wrap() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let slot = Slot::new(a.as_raw_fd());
+        slot.arm(Duration::MAX, Expire::Both);
+        assert_eq!((0..100).map(|_| sweep_once()).sum::<usize>(), 0);
+    }
+}
