@@ -47,6 +47,8 @@ pub struct Plan {
     pub session: Option<Session>,
     /// WebSocket policy.
     pub websocket: WebSocket,
+    /// `/metrics` is served: `session.metrics.enabled`, also where sessions are off.
+    pub metrics_endpoint: bool,
 }
 
 /// One listening address.
@@ -379,7 +381,8 @@ pub struct PinCookie {
     pub max_age: u64,
     pub secure: bool,
     pub same_site: SameSite,
-    /// `cookie.key`, else derived from the session encryption key; `None`: random a process.
+    /// `cookie.key`, else the session encryption key, to be used only as input of a key derivation;
+    /// `None`: random a process.
     pub key: Option<Secret>,
 }
 
@@ -448,6 +451,47 @@ pub struct AccessLog {
     pub format: LogFormat,
 }
 
+/// The word of `accessLog.format` that means JSON lines.
+pub const LOG_FORMAT_JSON: &str = "json";
+
+/// Every field of an access log line, as it is named in a template and in JSON, with what it holds.
+pub const LOG_FIELDS: &[(&str, &str)] = &[
+    (
+        "time",
+        "when the request's head was complete, RFC 3339 with milliseconds, UTC",
+    ),
+    ("requestId", "X-Request-ID, kept or made"),
+    ("traceparent", "as received"),
+    ("client", "client address behind trusted proxies"),
+    ("peer", "address of the connection's other end"),
+    ("listener", "address that the connection came to"),
+    ("method", "request method"),
+    ("host", "Host of the request"),
+    ("path", "path and query, with a query token masked"),
+    ("protocol", "such as HTTP/1.1"),
+    ("status", "status of the response"),
+    ("bytesIn", "bytes of the request's body"),
+    ("bytesOut", "bytes of the response's body"),
+    ("route", "id of the rule"),
+    ("service", "name of the service"),
+    ("upstream", "id of the upstream"),
+    ("attempts", "tries, the first included"),
+    ("sid", "public name of the session"),
+    ("session", "what the presented token was, or new"),
+    (
+        "pin",
+        "what became of the pin: hit, made, or why it was not used",
+    ),
+    (
+        "durationUs",
+        "microseconds from the request's head to the response's end",
+    ),
+    ("upstreamUs", "microseconds until the response's head came"),
+    ("userAgent", "User-Agent of the request"),
+    ("referer", "Referer of the request"),
+    ("error", "why the gateway itself answered"),
+];
+
 /// `accessLog.format`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogFormat {
@@ -473,7 +517,7 @@ pub struct Session {
     pub sources: Vec<Source>,
     /// The attribute that names the subject.
     pub subject: String,
-    /// Idle timeout (rolling) or lifetime (not).
+    /// Idle timeout (rolling) or lifetime (not); zero: none.
     pub timeout: Duration,
     /// Whether `timeout` restarts at every request.
     pub rolling: bool,
@@ -672,6 +716,8 @@ pub struct Redis {
     pub db: u32,
     pub key_prefix: String,
     pub tls: bool,
+    pub tls_server_name: Option<String>,
+    pub tls_ca: Option<PathBuf>,
     pub replication: bool,
     pub replicas: u32,
     pub replication_async: bool,
@@ -693,7 +739,8 @@ pub struct Postgres {
 pub struct Security {
     /// HMAC secrets of tokens; empty where `encryption.id` is off. The first signs, all verify.
     pub token_keys: Vec<Secret>,
-    /// Master keys of sealing; empty where off. The first seals, all open.
+    /// Master keys of sealing as written (base64 or hex of 32 bytes, or a passphrase); empty where off. The
+    /// first seals, all open.
     pub data_keys: Vec<Secret>,
     /// `data.encryption.keyRotation`; zero is off.
     pub key_rotation: Duration,
@@ -753,23 +800,77 @@ pub struct Events {
     pub webhook_secret: Option<Secret>,
 }
 
-/// `replication` (carried for later; see the README). Regions are in the order of the file.
+/// `replication` (carried for later; see the README).
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Replication {
-    pub method: String,
+    pub method: ReplicationMethod,
     pub bind: SocketAddr,
     pub peers: Vec<String>,
+    /// `secret`: the first seals, all open.
     pub secrets: Vec<Secret>,
+    /// Which of `regions` is ours, if it could be told.
     pub region: Option<String>,
     pub is_async: bool,
+    pub gossip_interval: Duration,
+    pub gossip_fanout: u32,
+    /// Owners of a session; 0 is `all`.
+    pub factor: u32,
+    pub session_data: bool,
+    pub affinity_mappings: bool,
+    pub active_connections: bool,
+    pub max_drift: Duration,
+    pub tombstone_ttl: Duration,
+    /// `replication.redis`, else `storage.redis`; `None` unless `method` is `redis`.
+    pub redis: Option<Redis>,
+    /// Regions in the order of the file; empty where `crossRegion` is off.
+    pub regions: Vec<Region>,
+}
+
+/// `replication.method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the value of the same name")]
+pub enum ReplicationMethod {
+    Gossip,
+    Broadcast,
+    Redis,
+}
+
+/// One of `crossRegion.regions`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Region {
+    pub name: String,
+    pub primary: bool,
+    pub endpoints: Vec<String>,
 }
 
 /// `websocket`.
 #[derive(Debug, Clone, Default)]
 pub struct WebSocket {
-    /// `sessions.enabled`.
+    /// `sessions` is on.
     pub enabled: bool,
     /// `allowedOrigins`, lower case.
     pub allowed_origins: Vec<String>,
+    /// `onSessionEnd` is `keep`.
+    pub keep_on_session_end: bool,
+    /// `sessions.persistence`: how long a lost client's upstream connection is kept; `None` where off.
+    pub persistence: Option<Duration>,
+    /// `sessions.recovery`; `None` where off.
+    pub recovery: Option<Recovery>,
+    /// `sessionAffinity.stickyReconnect` is `false`: a new socket chooses anew.
+    pub fresh_on_reconnect: bool,
+    /// `sessionAffinity.failover`: `Some(transferSession)`; `None` where off.
+    pub failover: Option<bool>,
+}
+
+/// `websocket.sessions.recovery`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each is the key of the same name")]
+pub struct Recovery {
+    pub message_buffer: usize,
+    pub max_bytes: u64,
+    pub max_total_bytes: u64,
+    /// `mode` is `negotiated`.
+    pub negotiated: bool,
 }

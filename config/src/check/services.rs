@@ -1,0 +1,216 @@
+//! Services and their upstreams.
+
+use std::path::PathBuf;
+
+use super::Around;
+use crate::document::Value;
+use crate::plan::*;
+use crate::report::Report;
+use crate::values;
+use crate::view::View;
+
+pub(super) fn services(
+    gateway: &View<'_>,
+    around: &Around<'_>,
+    report: &mut Report,
+) -> Vec<Service> {
+    let view = gateway.at("services");
+    let mut list: Vec<Service> = Vec::new();
+    let items = view.items();
+    if items.is_empty()
+        && view
+            .node()
+            .is_none_or(|n| matches!(&n.value, Value::List(l) if l.is_empty()))
+    {
+        if around.run && !(view.written() && view.node().is_none()) {
+            view.error(
+                report,
+                "services is required: at least one with its upstreams",
+            );
+        }
+        return list;
+    }
+    for item in items {
+        let service = service(&item, report);
+        if !service.name.is_empty() && list.iter().any(|s| s.name == service.name) {
+            item.at("name").error(
+                report,
+                format!(
+                    "another service is named {} already",
+                    item.at("name").shown()
+                ),
+            );
+        }
+        list.push(service);
+    }
+    list
+}
+
+fn service(item: &View<'_>, report: &mut Report) -> Service {
+    let connections = item.at("connections");
+    let retry = item.at("retry");
+    let control = item.at("control").texts();
+    let has = |word: &str| control.iter().any(|c| c == word);
+    Service {
+        name: item.at("name").text().unwrap_or_default(),
+        balancing: match item.at("loadBalancing").text().as_deref() {
+            Some("least-connections") => Balancing::LeastConnections,
+            Some("random-two") => Balancing::RandomTwo,
+            Some("consistent-hash") => Balancing::ConsistentHash,
+            _ => Balancing::RoundRobin,
+        },
+        upstreams: upstreams(item, report),
+        health: health(&item.at("healthCheck"), report),
+        passive: passive(&item.at("passiveHealth"), report),
+        connections: Connections {
+            connect_timeout: above_zero(&connections.at("connectTimeout"), report),
+            idle_timeout: connections.at("idleTimeout").duration(),
+            max_idle_per_core: connections.at("maxIdlePerCore").int(),
+            max: connections.at("max").int(),
+        },
+        retry: Retry {
+            attempts: retry.at("attempts").int(),
+            body_bytes: retry.at("bodyBytes").usize(),
+        },
+        control: Control {
+            create: has("create"),
+            set: has("set"),
+            authenticate: has("authenticate"),
+            rotate: has("rotate"),
+            destroy: has("destroy"),
+        },
+        tls: item.at("tls").written().then(|| UpstreamTls {
+            server_name: item.at("tls.serverName").text(),
+            ca: item.at("tls.ca").text().map(PathBuf::from),
+        }),
+        drain_timeout: item.at("drainTimeout").duration(),
+        drain_rate: item.at("drainRate").int(),
+        queue_timeout: item.at("queueTimeout").duration(),
+        protocol: if item.at("protocol").text().as_deref() == Some("h2") {
+            Protocol::H2
+        } else {
+            Protocol::Http1
+        },
+        proxy_protocol: item.at("proxyProtocol").bool(),
+    }
+}
+
+/// A duration that must not be zero.
+fn above_zero(view: &View<'_>, report: &mut Report) -> std::time::Duration {
+    let d = view.duration();
+    if d.is_zero() {
+        view.error(
+            report,
+            format!("expected more than 0, found {}", view.shown()),
+        );
+    }
+    d
+}
+
+fn upstreams(item: &View<'_>, report: &mut Report) -> Vec<Upstream> {
+    let view = item.at("upstreams");
+    let mut list: Vec<Upstream> = Vec::new();
+    for up in view.items() {
+        let Some(address) = up.at("address").parsed(values::upstream) else {
+            continue;
+        };
+        let written = up.at("id").node().is_some();
+        let id = if written {
+            up.at("id").text().unwrap_or_default()
+        } else {
+            derived_id(&address)
+        };
+        if list.iter().any(|u| u.id == id) {
+            if written {
+                up.at("id").error(
+                    report,
+                    format!(
+                        "another upstream of the service has the id {} already",
+                        up.at("id").shown()
+                    ),
+                );
+            } else {
+                up.at("address").error(
+                    report,
+                    "another upstream of the service has the same address; give each an `id`",
+                );
+            }
+        } else if list.iter().any(|u| u.address == address) {
+            up.at("address").warn(
+                report,
+                "another upstream of the service has the same address",
+            );
+        }
+        list.push(Upstream {
+            id,
+            address,
+            weight: up.at("weight").int(),
+            backup: up.at("backup").bool(),
+        });
+    }
+    if view
+        .node()
+        .is_some_and(|n| matches!(&n.value, Value::List(l) if l.is_empty()))
+    {
+        view.error(report, "at least one upstream is needed");
+    } else if !list.is_empty() && list.iter().all(|u| u.weight == 0) {
+        view.warn(report, "every weight is 0: no new client is served");
+    } else if !list.is_empty() && list.iter().all(|u| u.backup) {
+        view.warn(report, "every upstream is a backup");
+    }
+    list
+}
+
+/// A name from the address alone: a pin must find its upstream after others came and went.
+fn derived_id(address: &UpstreamAddress) -> String {
+    let text = match address {
+        UpstreamAddress::Ip(a) => a.to_string(),
+        UpstreamAddress::Name(host, port) => format!("{host}:{port}"),
+        UpstreamAddress::Unix(path) => format!("unix{}", path.display()),
+    };
+    let plain: String = text
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    plain.trim_matches('-').to_owned()
+}
+
+fn health(view: &View<'_>, report: &mut Report) -> Option<HealthCheck> {
+    if !view.written() {
+        return None;
+    }
+    let interval = above_zero(&view.at("interval"), report);
+    let timeout = above_zero(&view.at("timeout"), report);
+    if timeout > interval {
+        let at = if view.at("timeout").written() {
+            view.at("timeout")
+        } else {
+            view.at("interval")
+        };
+        at.warn(
+            report,
+            "the timeout is longer than the interval: a slow upstream is asked less often",
+        );
+    }
+    Some(HealthCheck {
+        path: view.at("path").text().unwrap_or_default(),
+        interval,
+        timeout,
+        healthy: view.at("healthy").int(),
+        unhealthy: view.at("unhealthy").int(),
+    })
+}
+
+fn passive(view: &View<'_>, report: &mut Report) -> Option<PassiveHealth> {
+    view.written().then(|| PassiveHealth {
+        failures: view.at("failures").int(),
+        window: above_zero(&view.at("window"), report),
+        eject: above_zero(&view.at("eject"), report),
+    })
+}
