@@ -1,2 +1,4 @@
 //! Proxy.
 pub mod pin;
+
+pub mod parse;
