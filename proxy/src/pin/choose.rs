@@ -377,4 +377,4 @@ impl Rotation {
 
 #[cfg(test)]
 #[path = "choose_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -50,6 +50,11 @@ impl Drains {
         }
     }
 
+    /// Whether a drain ever gives clients up.
+    pub fn ends(&self) -> bool {
+        self.timeout_ms.is_some() || self.rate > 0
+    }
+
     /// Must this pinned client of a draining upstream go now? Asked once a request; a yes is spent.
     ///
     /// An upstream that nobody told of drains from now on.

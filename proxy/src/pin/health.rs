@@ -223,6 +223,8 @@ impl Judge {
 
     /// Takes news in. Positions and probes that do not exist are ignored.
     pub fn handle_input(&mut self, input: Input, now: u64) {
+        // What ended before the news came has ended: an ejection, the wait for a probe.
+        self.pass_time(now);
         match input {
             Input::Tick => {}
             Input::Admin { upstream, state } => {

@@ -41,7 +41,7 @@ use super::cookie::{Codec, Miss, Opened, tenth_passed};
 use super::drain::Drains;
 use super::hash::hash64;
 use super::ids::{Ids, UpstreamTag};
-use super::set_cookie::{CookieNames, write_expired_cookie, write_set_cookie};
+use super::set_cookie::{CookieNames, write_expired_cookie, write_name, write_rest};
 use super::state::{UpstreamState, Usable};
 use super::table::{KeyMaker, TableKey, TableMethod, address_bytes};
 
@@ -171,10 +171,9 @@ impl CookiePolicy {
         secure_attr: bool,
         out: &mut Vec<u8>,
     ) {
-        let mut value = Vec::with_capacity(64);
-        self.codec
-            .seal(upstream, issued, now_minute, nonce, &mut value);
-        write_set_cookie(&self.settings, &self.names.own, &value, secure_attr, out);
+        write_name(&self.names.own, out);
+        self.codec.seal(upstream, issued, now_minute, nonce, out);
+        write_rest(&self.settings, secure_attr, out);
     }
 
     /// Appends the value of the `Set-Cookie` that ends the pin.
@@ -352,19 +351,26 @@ impl RulePolicy {
     }
 
     /// The whole decision where the cookie alone makes it: a good pin to an upstream that may serve it.
-    /// Else `None`, and a [`Decider`] goes on.
+    /// Else `None`, and a [`Decider`] goes on. Changes nothing: a drain that gives clients up is asked
+    /// there, once.
     pub fn by_cookie(
         &self,
         cookie: &CookiePin,
         view: &View<'_>,
-        core: &mut CoreState,
+        core: &CoreState,
     ) -> Option<Verdict> {
         let CookiePin::Found { opened, other_name } = cookie else {
             return None;
         };
-        let (policy, upstream) = (self.cookie()?, opened.upstream);
-        fitness(upstream, view, &mut core.drains, &mut None).ok()?;
-        Some(policy.kept(opened, *other_name, view.now_minute))
+        let policy = self.cookie()?;
+        let state = view.candidates.get(opened.upstream)?.state;
+        let stays = match state.usable() {
+            Usable::New => true,
+            Usable::PinnedOnly => !core.drains.ends(),
+            Usable::No => false,
+        };
+        let stays = stays && !view.tried.contains(opened.upstream);
+        stays.then(|| policy.kept(opened, *other_name, view.now_minute))
     }
 }
 

@@ -55,9 +55,19 @@ pub fn write_set_cookie(
     secure_attr: bool,
     out: &mut Vec<u8>,
 ) {
+    write_name(name, out);
+    out.extend_from_slice(value);
+    write_rest(cookie, secure_attr, out);
+}
+
+/// What stands before the value.
+pub(super) fn write_name(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.push(b'=');
-    out.extend_from_slice(value);
+}
+
+/// What stands behind the value.
+pub(super) fn write_rest(cookie: &PinCookie, secure_attr: bool, out: &mut Vec<u8>) {
     if cookie.max_age > 0 {
         out.extend_from_slice(b"; Max-Age=");
         out.extend_from_slice(itoa::Buffer::new().format(cookie.max_age).as_bytes());
