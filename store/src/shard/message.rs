@@ -1,0 +1,234 @@
+//! Questions to a shard from other threads, and its answers.
+//!
+//! Both own all that they carry and are `Send`. [`Shard::handle`] calls the same methods as a request
+//! on the shard's own core does.
+
+use super::Shard;
+use super::admin::{Filter, Page};
+use super::attach::Attached;
+use super::life::Created;
+use crate::Entropy;
+use crate::id::Sid;
+use crate::merge::Effect;
+use crate::pins::{Pin, PinKey, PinSweep, UpstreamHash};
+use crate::record::Record;
+use crate::session::{Applied, Apply, Reason, View};
+use crate::token::Presented;
+
+/// A question to the shard that owns a sid or a pin's key.
+#[derive(Debug)]
+pub enum Ask {
+    /// [`Shard::attach`].
+    Attach(Presented),
+    /// [`Shard::create`].
+    Create,
+    /// [`Shard::apply`].
+    Apply(Box<Apply>),
+    /// [`Shard::destroy`].
+    Destroy {
+        /// Which.
+        sid: Sid,
+        /// Why.
+        reason: Reason,
+    },
+    /// [`Shard::destroy_subject`].
+    DestroySubject {
+        /// JSON of the subject.
+        subject: Box<[u8]>,
+        /// But not this one.
+        except: Option<Sid>,
+        /// Why.
+        reason: Reason,
+    },
+    /// [`Shard::get`].
+    Get(Sid),
+    /// [`Shard::list`].
+    List {
+        /// Where the page begins: 0, or the last page's `next`.
+        cursor: u32,
+        /// Sessions at most.
+        limit: usize,
+        /// Which.
+        filter: Option<Box<Filter>>,
+    },
+    /// Destroys what [`Shard::find_by`] finds.
+    FindAndDestroy {
+        /// Which.
+        filter: Box<Filter>,
+        /// Why.
+        reason: Reason,
+    },
+    /// [`Shard::merge`].
+    Merge(Box<Record>),
+    /// [`crate::pins::Pins::get`].
+    PinGet {
+        /// Whose.
+        key: PinKey,
+        /// Its life from now on; ms.
+        duration: u64,
+    },
+    /// [`crate::pins::Pins::get_or_insert`].
+    PinGetOrInsert {
+        /// Whose.
+        key: PinKey,
+        /// Where to, if there is none.
+        upstream: UpstreamHash,
+        /// Its life from now on; ms.
+        duration: u64,
+    },
+    /// [`crate::pins::Pins::replace`].
+    PinReplace {
+        /// Whose.
+        key: PinKey,
+        /// Only if it goes there.
+        old: UpstreamHash,
+        /// Where to.
+        upstream: UpstreamHash,
+        /// Its life from now on; ms.
+        duration: u64,
+    },
+    /// [`crate::pins::Pins::put`].
+    PinPut {
+        /// Whose.
+        key: PinKey,
+        /// Where to.
+        upstream: UpstreamHash,
+        /// Its life from now on; ms.
+        duration: u64,
+    },
+    /// [`crate::pins::Pins::remove`].
+    PinRemove(PinKey),
+    /// [`crate::pins::Pins::remove_upstream`].
+    PinRemoveUpstream {
+        /// Of this service.
+        service: u32,
+        /// To this upstream.
+        upstream: UpstreamHash,
+        /// Pins removed at most.
+        limit: usize,
+        /// Pins looked at, at most.
+        batch: usize,
+    },
+}
+
+/// An answer, of the kind that belongs to its question.
+#[derive(Debug)]
+pub enum Answer {
+    /// To `Attach`.
+    Attach(Box<AttachAnswer>),
+    /// To `Create`; `None` when the shard is full.
+    Create(Option<Created>),
+    /// To `Apply`.
+    Apply(Box<Applied>),
+    /// To `Destroy`, `DestroySubject` and `FindAndDestroy`: how many.
+    Destroyed(u32),
+    /// To `Get`.
+    Get(Option<Box<View>>),
+    /// To `List`.
+    List(Page),
+    /// To `Merge`.
+    Merge(Effect),
+    /// To all that look for or make a pin.
+    Pin(Option<Pin>),
+    /// To `PinRemove`: where it went.
+    PinRemoved(Option<UpstreamHash>),
+    /// To `PinRemoveUpstream`.
+    PinSweep(PinSweep),
+}
+
+/// What `Attach` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachAnswer {
+    /// The judgement. Its slot means nothing on another core.
+    pub attached: Attached,
+    /// Where valid: the session's JSON, as [`Shard::write_json`] writes it; empty where there is none.
+    pub json: Vec<u8>,
+}
+
+impl Shard {
+    /// Answers a question from another thread.
+    pub fn handle(&mut self, ask: Ask, now: u64, entropy: &mut impl Entropy) -> Answer {
+        match ask {
+            Ask::Attach(token) => {
+                let attached = self.attach(&token, now);
+                let mut json = Vec::new();
+                if let Attached::Valid(valid) = &attached {
+                    self.write_json(valid.slot, &mut json);
+                }
+                Answer::Attach(Box::new(AttachAnswer { attached, json }))
+            }
+            Ask::Create => Answer::Create(self.create(now, entropy)),
+            Ask::Apply(apply) => Answer::Apply(Box::new(self.apply(&apply, now, entropy))),
+            Ask::Destroy { sid, reason } => {
+                Answer::Destroyed(u32::from(self.destroy(&sid, reason, now)))
+            }
+            Ask::DestroySubject {
+                subject,
+                except,
+                reason,
+            } => Answer::Destroyed(self.destroy_subject(&subject, except.as_ref(), reason, now)),
+            Ask::Get(sid) => Answer::Get(self.get(&sid, now).map(Box::new)),
+            Ask::List {
+                cursor,
+                limit,
+                filter,
+            } => Answer::List(self.list(cursor, limit, filter.as_deref(), now)),
+            Ask::FindAndDestroy { filter, reason } => {
+                let sids: Vec<Sid> = self.find_by(&filter.name, &filter.value).collect();
+                Answer::Destroyed(
+                    sids.iter()
+                        .map(|sid| u32::from(self.destroy(sid, reason, now)))
+                        .sum(),
+                )
+            }
+            Ask::Merge(record) => Answer::Merge(self.merge(&record, now)),
+            pin => self.handle_pin(pin, now),
+        }
+    }
+
+    fn handle_pin(&mut self, ask: Ask, now: u64) -> Answer {
+        let pins = &mut self.pins;
+        match ask {
+            Ask::PinGet { key, duration } => Answer::Pin(pins.get(&key, now, duration)),
+            Ask::PinGetOrInsert {
+                key,
+                upstream,
+                duration,
+            } => Answer::Pin(Some(pins.get_or_insert(&key, upstream, now, duration))),
+            Ask::PinReplace {
+                key,
+                old,
+                upstream,
+                duration,
+            } => Answer::Pin(Some(pins.replace(&key, old, upstream, now, duration))),
+            Ask::PinPut {
+                key,
+                upstream,
+                duration,
+            } => Answer::Pin(Some(pins.put(&key, upstream, now, duration))),
+            Ask::PinRemove(key) => Answer::PinRemoved(pins.remove(&key)),
+            Ask::PinRemoveUpstream {
+                service,
+                upstream,
+                limit,
+                batch,
+            } => Answer::PinSweep(pins.remove_upstream(service, upstream, limit, batch)),
+            // `handle` has answered all others.
+            _ => Answer::Pin(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_cross_threads_and_stay_small() {
+        fn send<T: Send + 'static>() {}
+        send::<Ask>();
+        send::<Answer>();
+        assert!(size_of::<Ask>() <= 80, "{}", size_of::<Ask>());
+        assert!(size_of::<Answer>() <= 80, "{}", size_of::<Answer>());
+    }
+}
