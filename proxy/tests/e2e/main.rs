@@ -4,5 +4,6 @@
 //! the gateway, upstreams and clients. `HOLDFAST_E2E_FULL=1` runs the full sizes.
 
 mod harness;
+mod hostile;
 mod http1;
 mod itself;
