@@ -9,6 +9,7 @@
 //! [`parking`], [`splice`].
 
 pub mod buffers;
+pub mod bytes;
 pub mod clock;
 pub mod counters;
 pub mod data_core;

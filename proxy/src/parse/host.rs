@@ -17,17 +17,26 @@ pub fn valid_host(bytes: &[u8]) -> bool {
     if bytes[0] == b'[' {
         return valid_v6(bytes);
     }
-    let end = bytes.iter().position(|&b| b == b':');
-    let (name, port) = match end {
+    let (name, port) = match memchr::memchr(b':', bytes) {
         Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
         None => (bytes, None),
     };
     !name.is_empty()
-        && name
-            .iter()
-            .all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~'))
+        && name.iter().fold(true, |all, &b| all & NAME[b as usize])
         && port.is_none_or(valid_port)
 }
+
+/// For each byte: may it stand in a DNS name or IPv4 address?
+static NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        let byte = b as u8;
+        table[b] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~');
+        b += 1;
+    }
+    table
+};
 
 fn valid_v6(bytes: &[u8]) -> bool {
     let Some(close) = bytes.iter().position(|&b| b == b']') else {

@@ -26,7 +26,6 @@
 //! reads like the whole; what is read, written and read again is the same), by corpora of others
 //! where they are at hand, and by the fuzz targets of `proxy/fuzz`.
 
-mod block;
 pub mod chunked;
 pub mod cookies;
 mod field;

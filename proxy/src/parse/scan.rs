@@ -4,7 +4,8 @@
 //! however it was split; a bare CR, a bare LF or another control byte is refused as soon as it is
 //! seen, and a line as soon as it is complete; no head grows past the limits.
 
-use super::block::{BLOCK, masks};
+use holdfast_runtime::bytes::{BLOCK, marks};
+
 use super::{HeadLimits, Progress, Refusal};
 
 /// Most empty lines skipped before a request line (RFC 9112, section 2.2, asks for one).
@@ -107,11 +108,7 @@ impl HeadScan {
             .unwrap_or(buf);
         while let Some(rest) = seen.get(self.pos..).filter(|rest| !rest.is_empty()) {
             let base = self.pos;
-            let (marks, len) = match rest.first_chunk::<BLOCK>() {
-                Some(block) => (masks(block), BLOCK),
-                None => (masks(&padded(rest)), rest.len()),
-            };
-            let (mut control, mut colons) = (marks.control, marks.colon);
+            let (mut control, mut colons, len) = look(seen, rest);
             loop {
                 if self.colon == 0 {
                     let next = (control | colons).trailing_zeros() as usize;
@@ -214,13 +211,29 @@ impl HeadScan {
     }
 }
 
-/// The last, short block, filled up with bytes that mean nothing.
-fn padded(rest: &[u8]) -> [u8; BLOCK] {
+/// Control bytes and colons in the next block of `rest`, the end of `seen`, and its length.
+#[inline(always)]
+fn look(seen: &[u8], rest: &[u8]) -> (u64, u64, usize) {
+    if let Some(block) = rest.first_chunk::<BLOCK>() {
+        let marks = marks(block, b':');
+        return (marks.control, marks.separator, BLOCK);
+    }
+    if let Some(block) = seen.last_chunk::<BLOCK>() {
+        // A short rest: look at the last whole block, and forget what came before.
+        let marks = marks(block, b':');
+        let before = BLOCK - rest.len();
+        return (
+            marks.control >> before,
+            marks.separator >> before,
+            rest.len(),
+        );
+    }
     let mut block = [b' '; BLOCK];
     for (to, from) in block.iter_mut().zip(rest) {
         *to = *from;
     }
-    block
+    let marks = marks(&block, b':');
+    (marks.control, marks.separator, rest.len())
 }
 
 #[cold]
