@@ -1,4 +1,5 @@
 //! Proxy.
+pub mod log;
 pub mod pin;
 
 pub mod parse;
