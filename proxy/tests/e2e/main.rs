@@ -7,3 +7,4 @@ mod harness;
 mod hostile;
 mod http1;
 mod itself;
+mod sessions;
