@@ -32,7 +32,7 @@ pub mod units;
 mod values;
 mod view;
 
-pub use describe::describe;
+pub use describe::{describe, describe_ring};
 pub use report::Diagnostic;
 pub use schema::schema;
 

@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
+
 use crate::document::{Node, Scalar, Value};
 use crate::keys::{Form, Type, nearest};
 use crate::plan::{Cidr, LOG_FIELDS, LOG_FORMAT_JSON, UpstreamAddress};
@@ -548,6 +550,38 @@ fn log_format(text: &str) -> Result<(), Problem> {
     } else {
         Ok(())
     }
+}
+
+/// A free value as JSON. Depth was bounded by the reader.
+pub(crate) fn to_json(node: &Node) -> Json {
+    match &node.value {
+        Value::List(items) => Json::Array(items.iter().map(to_json).collect()),
+        Value::Map(entries) => Json::Object(
+            entries
+                .iter()
+                .map(|e| (e.key.clone(), to_json(&e.node)))
+                .collect::<Map<_, _>>(),
+        ),
+        Value::Scalar(s) => scalar_json(s),
+    }
+}
+
+fn scalar_json(s: &Scalar) -> Json {
+    if !s.plain {
+        return Json::String(s.text.clone());
+    }
+    if s.is_null() {
+        return Json::Null;
+    }
+    if let Some(b) = s.boolean() {
+        return Json::Bool(b);
+    }
+    if let Some(n) = s.integer() {
+        return n.into();
+    }
+    s.float()
+        .and_then(serde_json::Number::from_f64)
+        .map_or_else(|| Json::String(s.text.clone()), Json::Number)
 }
 
 #[cfg(test)]

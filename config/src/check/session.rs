@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value as Json};
-
 use super::{Facts, replication, security, storage};
-use crate::document::{Node, Scalar, Value};
+use crate::document::Value;
 use crate::plan::*;
 use crate::report::Report;
 use crate::values;
@@ -441,42 +439,10 @@ fn defaults(view: &View<'_>) -> Vec<(String, String)> {
     match view.node().map(|n| &n.value) {
         Some(Value::Map(entries)) => entries
             .iter()
-            .map(|e| (e.key.clone(), json(&e.node).to_string()))
+            .map(|e| (e.key.clone(), values::to_json(&e.node).to_string()))
             .collect(),
         _ => Vec::new(),
     }
-}
-
-/// A free value as JSON. Depth was bounded by the reader.
-fn json(node: &Node) -> Json {
-    match &node.value {
-        Value::List(items) => Json::Array(items.iter().map(json).collect()),
-        Value::Map(entries) => Json::Object(
-            entries
-                .iter()
-                .map(|e| (e.key.clone(), json(&e.node)))
-                .collect::<Map<_, _>>(),
-        ),
-        Value::Scalar(s) => scalar_json(s),
-    }
-}
-
-fn scalar_json(s: &Scalar) -> Json {
-    if !s.plain {
-        return Json::String(s.text.clone());
-    }
-    if s.is_null() {
-        return Json::Null;
-    }
-    if let Some(b) = s.boolean() {
-        return Json::Bool(b);
-    }
-    if let Some(n) = s.integer() {
-        return n.into();
-    }
-    s.float()
-        .and_then(serde_json::Number::from_f64)
-        .map_or_else(|| Json::String(s.text.clone()), Json::Number)
 }
 
 fn data(view: &View<'_>, subject: &str, report: &mut Report) -> Data {
