@@ -71,7 +71,7 @@ fn main() {
     let mut head = ResponseHead::default();
     let whole = format!("response head, {} bytes, 9 lines", RESPONSE.len());
     measure(&whole, || {
-        let read = response(black_box(RESPONSE), &limits, &mut scan, &Method::Get, &mut head);
+        let read = response(black_box(RESPONSE), &limits, &mut scan, Method::Get, &mut head);
         assert_eq!(read, Ok(Progress::Complete));
         black_box(&head);
     });

@@ -63,7 +63,7 @@ impl Line {
         end: usize,
         limits: &HeadLimits,
     ) -> Result<Line, Refusal> {
-        let Some(name) = buf.get(start..colon) else {
+        let Some(name) = buf.get(start..colon).filter(|_| colon != 0) else {
             return Err(without_colon(buf.get(start)));
         };
         let kind = limits.names.classify(name)?;

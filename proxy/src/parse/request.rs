@@ -213,7 +213,8 @@ impl RequestHead {
                     _ => Err(Refusal::bad("asterisk target without OPTIONS")),
                 };
             }
-            _ => {
+            None => return Err(Refusal::bad("request without a target")),
+            Some(_) => {
                 self.form = Form::Absolute;
                 self.path = self.absolute(buf, start, path)?;
             }
