@@ -1,0 +1,272 @@
+//! The admin endpoint: probes, metrics, sessions, upstreams; HTTP/1.1 on an address of its own.
+//!
+//! Owns the listener, its connections and nothing of the gateway's state: handlers ask through
+//! [`Desk`](super::desk::Desk). Runs on the control thread, off the request path.
+//!
+//! Invariants: at most [`CONNECTIONS`] connections, [`BODY`] bytes of a request body, [`HEAD_TIME`] for
+//! a head (and between requests), [`HANDLER_TIME`] for an answer, [`LIFE`] for a connection. Every
+//! request passes [`guard`](guard::Guard); every write leaves a line. No answer holds a secret, and
+//! values of sessions are masked unless asked for.
+//!
+//! Deliberately no dashboard yet and no TLS: it belongs on loopback or behind something that has it.
+//! Tested below over real sockets.
+
+pub mod error;
+pub mod exposition;
+pub mod guard;
+pub mod metrics;
+pub mod probes;
+pub mod sessions;
+pub mod upstreams;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, body::Body};
+use hyper::service::Service as _;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use self::error::ApiError;
+use self::guard::Guard;
+use super::desk::Desk;
+use super::process;
+use crate::log;
+
+/// Connections at a time.
+pub const CONNECTIONS: usize = 256;
+/// Bytes of a request body.
+pub const BODY: usize = 64 * 1024;
+/// Time for a request's head, also between two requests.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// Time from a request's head to the head of its answer, its body included.
+const HANDLER_TIME: Duration = Duration::from_secs(10);
+/// Age at which a connection takes no further request.
+const LIFE: Duration = Duration::from_secs(600);
+/// Time for the answer in flight then.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
+/// Bytes of a request's head.
+const HEAD: usize = 32 * 1024;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Admin {
+    /// To the control loop.
+    pub desk: Desk,
+    guard: Arc<Guard>,
+}
+
+/// Who sent a request; an extension of it.
+#[derive(Debug, Clone, Copy)]
+struct Peer(SocketAddr);
+
+/// What a write did, for the audit line; an extension of a response.
+#[derive(Debug, Clone)]
+pub struct Audit(pub String);
+
+/// The endpoint's routes, with all checks around them.
+pub fn router(desk: Desk, guard: Guard) -> Router {
+    let admin = Admin {
+        desk,
+        guard: Arc::new(guard),
+    };
+    let mut router = Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(probes::healthz))
+        .route("/readyz", get(probes::readyz))
+        .route(
+            "/api/sessions",
+            get(sessions::list).delete(sessions::delete_by),
+        )
+        .route(
+            "/api/sessions/{sid}",
+            get(sessions::get).delete(sessions::delete),
+        )
+        .route("/api/upstreams", get(upstreams::list))
+        .route(
+            "/api/upstreams/{service}/{id}",
+            get(upstreams::get).put(upstreams::put),
+        );
+    if metrics::enabled(&admin.desk.shared.plan) {
+        router = router.route("/metrics", get(scrape));
+    }
+    router
+        .fallback(async || ApiError::not_found("there is no such path; GET / lists them"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take that method",
+            )
+        })
+        .layer(middleware::from_fn_with_state(admin.clone(), around))
+        .with_state(admin)
+}
+
+/// The checks before a handler, its time limit, and the line after a write.
+async fn around(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .map_or_else(|| "?".to_owned(), |peer| peer.0.to_string());
+    let open = matches!(path.as_str(), "/healthz" | "/readyz");
+    let response = match admin.guard.check(&method, request.headers(), open) {
+        Err(error) => error.into_response(),
+        Ok(()) => match tokio::time::timeout(HANDLER_TIME, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => ApiError::unavailable("the request took too long").into_response(),
+        },
+    };
+    if !matches!(method, Method::GET | Method::HEAD) {
+        audit(&method, &path, &peer, &response);
+    }
+    response
+}
+
+/// The line that a write leaves, carried out or not. Refused ones, which anybody can send, are limited.
+fn audit(method: &Method, path: &str, peer: &str, response: &Response) {
+    static REFUSED: log::Limited = log::Limited::new(Duration::from_secs(1));
+    let what = response
+        .extensions()
+        .get::<Audit>()
+        .map_or("", |audit| audit.0.as_str());
+    let blank = if what.is_empty() { "" } else { " " };
+    let status = response.status().as_u16();
+    let line = format!(
+        "audit: {method} {} by {peer}: {status}{blank}{what}",
+        path.chars().take(256).collect::<String>()
+    );
+    if response.status().is_success() {
+        log::info(line)
+    } else {
+        REFUSED.warn(|| line)
+    }
+}
+
+async fn index() -> Response {
+    let text = concat!(
+        "Holdfast ",
+        env!("CARGO_PKG_VERSION"),
+        "\n\n\
+         GET    /healthz\n\
+         GET    /readyz\n\
+         GET    /metrics\n\
+         GET    /api/sessions?limit=&cursor=&values=true&<indexed field>=<value>\n\
+         GET    /api/sessions/{sid}?values=true\n\
+         DELETE /api/sessions/{sid}\n\
+         DELETE /api/sessions?<indexed field>=<value>\n\
+         GET    /api/upstreams\n\
+         PUT    /api/upstreams/{service}/{id}  {\"state\": \"ready|drain|maint|down\"}\n"
+    );
+    plain(StatusCode::OK, text.to_owned())
+}
+
+async fn scrape(State(admin): State<Admin>) -> Result<Response, ApiError> {
+    let status = admin.desk.status().await?;
+    let body = metrics::body(&admin.desk.shared, &status, &process::read());
+    Ok(([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], body).into_response())
+}
+
+/// A plain answer.
+fn plain(status: StatusCode, text: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, text).into_response()
+}
+
+/// The body of a write.
+///
+/// # Errors
+/// 413 past [`BODY`], 400 where it breaks off or isn't the JSON object wanted.
+pub async fn body<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    let bytes = axum::body::to_bytes(body, BODY).await.map_err(|error| {
+        let error: &(dyn std::error::Error + 'static) = &error;
+        let too_long = std::iter::successors(Some(error), |error| error.source())
+            .any(|error| error.is::<http_body_util::LengthLimitError>());
+        if too_long {
+            ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("a body has at most {BODY} bytes"),
+            )
+        } else {
+            ApiError::bad("the body broke off")
+        }
+    })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::bad(format!("the body is not what is expected: {error}")))
+}
+
+/// Binds the endpoint, so that a taken port is an error at the start.
+///
+/// # Errors
+/// Those of bind(2) and listen(2).
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until it is dropped. Within the control thread's runtime.
+pub async fn serve(listener: TcpListener, router: Router, desk: Desk) {
+    static FAILING: log::Limited = log::Limited::new(Duration::from_secs(60));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: an immediate retry would spin.
+                FAILING.error(|| format!("the admin endpoint can't accept: {error}"));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            desk.counts.refused.fetch_add(1, Relaxed);
+            continue;
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            connection(stream, peer, router).await;
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    let with_peer =
+        hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            service.call(request)
+        });
+    let mut connection = pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_buf_size(HEAD)
+            .serve_connection(TokioIo::new(stream), with_peer)
+    );
+    // How a connection ends is its client's business: no line, and the request's answer said the rest.
+    if tokio::time::timeout(LIFE, connection.as_mut())
+        .await
+        .is_err()
+    {
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
+    }
+}

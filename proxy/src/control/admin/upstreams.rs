@@ -1,0 +1,168 @@
+//! `/api/upstreams`: which there are, how they do, and an operator's hand on them.
+//!
+//! A state that is set holds until it is set again or the process ends; `ready` gives the decision back
+//! to health. Tested over sockets with the rest of `admin`.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use holdfast_config::plan::UpstreamAddress;
+use serde_json::{Value, json};
+
+use super::error::{ApiError, json as answer};
+use super::{Admin, Audit};
+use crate::control::status::UpstreamStatus;
+use crate::message::UpstreamRef;
+use crate::pin::state::AdminState;
+use crate::shared::Shared;
+
+/// Service and upstream of a path.
+pub type Names = Result<Path<(String, String)>, PathRejection>;
+
+/// What a PUT brings.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    state: String,
+}
+
+/// GET /api/upstreams
+pub async fn list(State(admin): State<Admin>) -> Result<Response, ApiError> {
+    let status = admin.desk.status().await?;
+    let shared = &admin.desk.shared;
+    let services = shared.plan.services.iter().enumerate().map(|(s, service)| {
+        let upstreams = (0..service.upstreams.len()).filter_map(|u| {
+            let known = status.upstreams.get(s)?.get(u)?;
+            Some(upstream(
+                shared,
+                UpstreamRef {
+                    service: s as u32,
+                    upstream: u as u32,
+                },
+                known,
+            ))
+        });
+        json!({ "service": service.name, "upstreams": upstreams.collect::<Vec<_>>() })
+    });
+    Ok(answer(
+        StatusCode::OK,
+        &json!({ "services": services.collect::<Vec<_>>() }),
+    ))
+}
+
+/// GET /api/upstreams/{service}/{id}
+pub async fn get(State(admin): State<Admin>, path: Names) -> Result<Response, ApiError> {
+    let at = find(&admin.desk.shared, path)?;
+    let status = admin.desk.status().await?;
+    let known = status
+        .upstreams
+        .get(at.service as usize)
+        .and_then(|service| service.get(at.upstream as usize));
+    let known = known.ok_or_else(|| ApiError::not_found("there is no such upstream"))?;
+    Ok(answer(
+        StatusCode::OK,
+        &upstream(&admin.desk.shared, at, known),
+    ))
+}
+
+/// PUT /api/upstreams/{service}/{id}
+pub async fn put(
+    State(admin): State<Admin>,
+    path: Names,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let at = find(&admin.desk.shared, path)?;
+    let change: Change = super::body(body).await?;
+    let state = AdminState::parse(&change.state)
+        .ok_or_else(|| ApiError::bad("state is one of ready, drain, maint, down"))?;
+    let known = admin.desk.set_state(at, state).await?;
+    let mut response = answer(StatusCode::OK, &upstream(&admin.desk.shared, at, &known));
+    response
+        .extensions_mut()
+        .insert(Audit(format!("state={}", state.name())));
+    Ok(response)
+}
+
+fn find(shared: &Shared, path: Names) -> Result<UpstreamRef, ApiError> {
+    let Path((service, id)) = path.map_err(|_| ApiError::bad("the path is malformed"))?;
+    let services = &shared.plan.services;
+    let s = services
+        .iter()
+        .position(|s| s.name == service)
+        .ok_or_else(|| ApiError::not_found("there is no such service"))?;
+    let u = services
+        .get(s)
+        .and_then(|service| {
+            service
+                .upstreams
+                .iter()
+                .position(|upstream| upstream.id == id)
+        })
+        .ok_or_else(|| ApiError::not_found("the service has no such upstream"))?;
+    Ok(UpstreamRef {
+        service: s as u32,
+        upstream: u as u32,
+    })
+}
+
+fn upstream(shared: &Shared, at: UpstreamRef, known: &UpstreamStatus) -> Value {
+    let (s, u) = (at.service as usize, at.upstream as usize);
+    let Some(plan) = shared
+        .plan
+        .services
+        .get(s)
+        .and_then(|service| service.upstreams.get(u))
+    else {
+        return Value::Null;
+    };
+    let address = match &plan.address {
+        UpstreamAddress::Ip(address) => address.to_string(),
+        UpstreamAddress::Name(name, port) => format!("{name}:{port}"),
+        UpstreamAddress::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let active = shared
+        .active
+        .get(s)
+        .and_then(|service| service.get(u))
+        .map_or(0, |active| active.load(Relaxed));
+    let counted = shared
+        .metrics
+        .iter()
+        .filter_map(|core| core.upstreams.get(s)?.get(u));
+    let (requests, failures) = counted.fold((0u64, 0u64), |(requests, failures), of_core| {
+        let add = |sum: u64, counter: &std::sync::atomic::AtomicU64| {
+            sum.wrapping_add(counter.load(Relaxed))
+        };
+        (
+            add(requests, &of_core.requests),
+            add(failures, &of_core.failures),
+        )
+    });
+    json!({
+        "id": plan.id,
+        "address": address,
+        "addresses": known.addresses,
+        "weight": plan.weight,
+        "backup": plan.backup,
+        "state": known.state.name(),
+        "admin": known.admin.name(),
+        "health": health(known),
+        "lastCheck": known.last_check,
+        "checks": { "passed": known.checks_passed, "failed": known.checks_failed },
+        "active": active,
+        "requests": requests,
+        "failures": failures,
+    })
+}
+
+/// Health's opinion: `up`, `drain` or `down`.
+fn health(known: &UpstreamStatus) -> &'static str {
+    match known.health {
+        crate::pin::state::UpstreamState::Ready => "up",
+        other => other.name(),
+    }
+}

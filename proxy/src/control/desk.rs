@@ -1,0 +1,169 @@
+//! Where the admin endpoint's handlers ask the control loop.
+//!
+//! Owns a bounded queue of commands. The handlers hold a [`Desk`], the loop the other end: so the loop
+//! alone touches its state, and no lock is needed.
+//!
+//! Invariants: every question ends within [`PATIENCE`], with an answer or an [`Unanswered`]; whoever
+//! waits no longer costs nothing but a place in the loop's table until the core answers.
+//! Tested through `admin` and `control`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use holdfast_store::shard::{Answer, Ask};
+use tokio::sync::{mpsc, oneshot};
+
+use super::admin::error::ApiError;
+use super::status::{Status, UpstreamStatus};
+use crate::message::UpstreamRef;
+use crate::pin::state::AdminState;
+use crate::shared::Shared;
+
+/// How long a handler waits for an answer.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Commands that may wait for the loop.
+pub const QUEUE: usize = 256;
+
+/// What a handler wants of the loop.
+pub enum Command {
+    /// Ask the shard of a core.
+    Ask {
+        /// Which core.
+        core: usize,
+        /// What.
+        ask: Ask,
+        /// Dropped unanswered where there is no room to ask.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Tell how everything is.
+    Status(oneshot::Sender<Status>),
+    /// Set an upstream's state, and tell what follows.
+    SetState {
+        /// Which.
+        upstream: UpstreamRef,
+        /// To what.
+        state: AdminState,
+        /// Dropped unanswered where there is no such upstream.
+        reply: oneshot::Sender<UpstreamStatus>,
+    },
+}
+
+/// No answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// A queue or table was full.
+    Busy,
+    /// Not in time: the core is stalled or overloaded.
+    Late,
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "too many questions are waiting for an answer",
+            Self::Late => "a core did not answer in time",
+        })
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+impl From<Unanswered> for ApiError {
+    fn from(unanswered: Unanswered) -> Self {
+        Self::unavailable(unanswered.to_string())
+    }
+}
+
+/// Counters of the admin endpoint.
+#[derive(Debug, Default)]
+pub struct DeskCounts {
+    /// Answers that came too late.
+    pub late: AtomicU64,
+    /// Questions without room.
+    pub busy: AtomicU64,
+    /// Connections closed at once.
+    pub refused: AtomicU64,
+}
+
+/// The handlers' end.
+#[derive(Clone)]
+pub struct Desk {
+    commands: mpsc::Sender<Command>,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// What is counted here.
+    pub counts: Arc<DeskCounts>,
+}
+
+impl Desk {
+    /// A desk and the loop's end of it.
+    pub fn new(shared: Arc<Shared>) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, queue) = mpsc::channel(QUEUE);
+        (
+            Self {
+                commands,
+                shared,
+                counts: Arc::default(),
+            },
+            queue,
+        )
+    }
+
+    /// Asks the shard of a core.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn ask(&self, core: usize, ask: Ask) -> Result<Answer, Unanswered> {
+        self.wait(|reply| Command::Ask { core, ask, reply }).await
+    }
+
+    /// How everything is.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn status(&self) -> Result<Status, Unanswered> {
+        self.wait(Command::Status).await
+    }
+
+    /// Sets an upstream's state.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn set_state(
+        &self,
+        upstream: UpstreamRef,
+        state: AdminState,
+    ) -> Result<UpstreamStatus, Unanswered> {
+        self.wait(|reply| Command::SetState {
+            upstream,
+            state,
+            reply,
+        })
+        .await
+    }
+
+    async fn wait<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.try_send(command(reply)).is_err() {
+            self.counts.busy.fetch_add(1, Relaxed);
+            return Err(Unanswered::Busy);
+        }
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => {
+                self.counts.busy.fetch_add(1, Relaxed);
+                Err(Unanswered::Busy)
+            }
+            Err(_) => {
+                self.counts.late.fetch_add(1, Relaxed);
+                Err(Unanswered::Late)
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The board of upstreams: carries out what the judges of [`crate::pin::health`] say.
+//!
+//! Owns one judge a service, the place of every upstream, and what the last checks found. Driven by
+//! the control loop; checks run as tasks of its runtime and report back through a channel.
+//!
+//! Invariants: at most one check an upstream is in flight (the judge sees to it); every change of a
+//! state is told to `tell` exactly once and leaves a line. A check that failed for a reason of ours
+//! confirms what was, so that running out of descriptors takes no upstream down.
+//!
+//! Deliberately no decision here: thresholds, windows and ejections are the judge's.
+//! Tested below with real sockets.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_config::plan::{Plan, Protocol, Service, UpstreamAddress};
+use tokio::sync::mpsc;
+
+use super::probe::{self, Found, Place, Probe};
+use super::status::UpstreamStatus;
+use crate::log;
+use crate::message::UpstreamRef;
+use crate::pin::health::{Input, Judge, Output, ProbeId, Probed, Reason};
+use crate::pin::state::{AdminState, HealthState, UpstreamState};
+
+/// A finished check.
+#[derive(Debug)]
+pub struct Report {
+    upstream: UpstreamRef,
+    probe: ProbeId,
+    found: Found,
+}
+
+struct Entry {
+    name: String,
+    place: Place,
+    probe: Option<Probe>,
+    last_check: Option<String>,
+    passed: u64,
+    failed: u64,
+    changes: u64,
+}
+
+/// All upstreams of a plan. See the module.
+pub struct Board {
+    judges: Vec<Judge>,
+    entries: Vec<Vec<Entry>>,
+    zero: Instant,
+    reports: mpsc::Sender<Report>,
+}
+
+static UNKNOWN: log::Limited = log::Limited::new(Duration::from_secs(60));
+
+impl Board {
+    /// Everything up, and no check made yet. Reports of checks go to `reports`.
+    pub fn new(plan: &Plan, reports: mpsc::Sender<Report>) -> Self {
+        let judge = |service: &Service| {
+            let ids = service
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.id.as_str());
+            Judge::new(ids, service.health.clone(), service.passive.clone(), 0)
+        };
+        Self {
+            judges: plan.services.iter().map(judge).collect(),
+            entries: plan.services.iter().map(entries).collect(),
+            zero: Instant::now(),
+            reports,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When [`turn`](Self::turn) is wanted at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let at = self.judges.iter().filter_map(Judge::poll_timeout).min()?;
+        self.zero.checked_add(Duration::from_millis(at))
+    }
+
+    /// An upstream with a name is now at these addresses.
+    pub fn moved(&mut self, upstream: UpstreamRef, addresses: Arc<[std::net::SocketAddr]>) {
+        if let Some(entry) = self.entry(upstream) {
+            entry.place = Place::Addresses(addresses);
+        }
+    }
+
+    /// The outcome of an exchange, from a core.
+    pub fn outcome(&mut self, upstream: UpstreamRef, ok: bool) {
+        let (service, upstream) = (upstream.service as usize, upstream.upstream as usize);
+        self.input(service, Input::Outcome { upstream, ok });
+    }
+
+    /// An operator sets a state.
+    pub fn set(&mut self, upstream: UpstreamRef, state: AdminState) {
+        let (service, upstream) = (upstream.service as usize, upstream.upstream as usize);
+        self.input(service, Input::Admin { upstream, state });
+    }
+
+    /// A check has ended.
+    pub fn report(&mut self, report: Report) {
+        let Report {
+            upstream,
+            probe,
+            found,
+        } = report;
+        let (service, position) = (upstream.service as usize, upstream.upstream as usize);
+        let before = self
+            .judges
+            .get(service)
+            .and_then(|judge| judge.state(position))
+            .map(|(_, health, _)| health);
+        let Some(entry) = self.entry(upstream) else {
+            return;
+        };
+        let (outcome, text) = match found {
+            Found::Healthy(text) => (Probed::Good, text),
+            Found::Drain => (Probed::Drain, "status 404".to_owned()),
+            Found::Unhealthy(text) => (Probed::Bad, text),
+            Found::Unknown(text) => {
+                UNKNOWN.warn(|| format!("health checks can't be made: {text}"));
+                let same = match before {
+                    Some(HealthState::Drain) => Probed::Drain,
+                    Some(HealthState::Down) => Probed::Bad,
+                    Some(HealthState::Up) | None => Probed::Good,
+                };
+                (same, format!("not checked: {text}"))
+            }
+        };
+        match outcome {
+            Probed::Bad => entry.failed += 1,
+            Probed::Good | Probed::Drain => entry.passed += 1,
+        }
+        entry.last_check = Some(text);
+        self.input(
+            service,
+            Input::Probed {
+                upstream: position,
+                probe,
+                outcome,
+            },
+        );
+    }
+
+    fn input(&mut self, service: usize, input: Input) {
+        let now = self.now();
+        if let Some(judge) = self.judges.get_mut(service) {
+            judge.handle_input(input, now);
+        }
+    }
+
+    fn entry(&mut self, upstream: UpstreamRef) -> Option<&mut Entry> {
+        self.entries
+            .get_mut(upstream.service as usize)?
+            .get_mut(upstream.upstream as usize)
+    }
+
+    /// Lets time pass, starts the checks that are due, and tells every change. Within the control
+    /// thread's runtime.
+    pub fn turn(&mut self, mut tell: impl FnMut(UpstreamRef, AdminState, HealthState)) {
+        let now = self.now();
+        for (service, (judge, entries)) in self.judges.iter_mut().zip(&mut self.entries).enumerate()
+        {
+            if judge.poll_timeout().is_some_and(|at| at <= now) {
+                judge.handle_input(Input::Tick, now);
+            }
+            while let Some(output) = judge.poll_output() {
+                match output {
+                    Output::Probe { upstream, probe } => {
+                        let at = UpstreamRef {
+                            service: service as u32,
+                            upstream: upstream as u32,
+                        };
+                        start(entries.get(upstream), at, probe, &self.reports);
+                    }
+                    Output::Changed {
+                        upstream,
+                        admin,
+                        health,
+                        from,
+                        to,
+                        reason,
+                    } => {
+                        if let Some(entry) = entries.get_mut(upstream)
+                            && from != to
+                        {
+                            entry.changes += 1;
+                            say(entry, from, to, reason);
+                        }
+                        tell(
+                            UpstreamRef {
+                                service: service as u32,
+                                upstream: upstream as u32,
+                            },
+                            admin,
+                            health,
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is known of each, by service, then upstream.
+    pub fn status(&self) -> Vec<Vec<UpstreamStatus>> {
+        let of_service = |(judge, entries): (&Judge, &Vec<Entry>)| {
+            let of_one = |(at, entry): (usize, &Entry)| {
+                let (admin, health, state) = judge.state(at).unwrap_or_default();
+                UpstreamStatus {
+                    state,
+                    admin: admin.into(),
+                    health: health.into(),
+                    addresses: match &entry.place {
+                        Place::Addresses(addresses) => addresses.to_vec(),
+                        Place::Unix(_) => Vec::new(),
+                    },
+                    last_check: entry.last_check.clone(),
+                    checks_passed: entry.passed,
+                    checks_failed: entry.failed,
+                    changes: entry.changes,
+                }
+            };
+            entries.iter().enumerate().map(of_one).collect()
+        };
+        self.judges
+            .iter()
+            .zip(&self.entries)
+            .map(of_service)
+            .collect()
+    }
+}
+
+fn entries(service: &Service) -> Vec<Entry> {
+    let entry = |upstream: &holdfast_config::plan::Upstream| {
+        let (place, host) = match &upstream.address {
+            UpstreamAddress::Ip(address) => {
+                (Place::Addresses(Arc::from([*address])), address.to_string())
+            }
+            UpstreamAddress::Name(name, port) => {
+                (Place::Addresses(Arc::from([])), format!("{name}:{port}"))
+            }
+            UpstreamAddress::Unix(path) => (Place::Unix(path.clone()), "localhost".to_owned()),
+        };
+        let probe = service.health.as_ref().map(|check| Probe {
+            path: check.path.clone(),
+            host,
+            timeout: check.timeout,
+            connect_only: service.tls.is_some() || service.protocol == Protocol::H2,
+            proxy_protocol: service.proxy_protocol,
+        });
+        let name = format!("{}/{}", service.name, upstream.id);
+        Entry {
+            name,
+            place,
+            probe,
+            last_check: None,
+            passed: 0,
+            failed: 0,
+            changes: 0,
+        }
+    };
+    service.upstreams.iter().map(entry).collect()
+}
+
+/// Starts a check as a task. Its report waits where the control loop is behind.
+fn start(
+    entry: Option<&Entry>,
+    upstream: UpstreamRef,
+    id: ProbeId,
+    reports: &mpsc::Sender<Report>,
+) {
+    let Some((probe, place)) =
+        entry.and_then(|entry| Some((entry.probe.clone()?, entry.place.clone())))
+    else {
+        return;
+    };
+    let reports = reports.clone();
+    tokio::spawn(async move {
+        let found = probe::check(&probe, &place).await;
+        // The loop has ended: nobody wants to know any more.
+        let _ = reports
+            .send(Report {
+                upstream,
+                probe: id,
+                found,
+            })
+            .await;
+    });
+}
+
+fn say(entry: &Entry, from: UpstreamState, to: UpstreamState, reason: Reason) {
+    let why = match reason {
+        Reason::Admin => "set by an operator".to_owned(),
+        Reason::Check => format!(
+            "health check: {}",
+            entry.last_check.as_deref().unwrap_or("no answer in time")
+        ),
+        Reason::Passive if to == UpstreamState::Down => "too many exchanges failed".to_owned(),
+        Reason::Passive => "on probation after failures".to_owned(),
+    };
+    let text = format!(
+        "upstream {} is {} (was {}): {why}",
+        entry.name,
+        to.name(),
+        from.name()
+    );
+    if to == UpstreamState::Down {
+        log::warn(text)
+    } else {
+        log::info(text)
+    }
+}

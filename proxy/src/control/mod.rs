@@ -1,0 +1,578 @@
+//! The control thread: everything that is not a request.
+//!
+//! Owns the admin endpoint ([`admin`]), health of upstreams ([`health`], [`probe`]), their names
+//! ([`resolve`]), the access log's writer ([`log`]), signals and the end of the process ([`signals`],
+//! [`shutdown`]), the watch over the cores ([`watch`]) and the last events ([`journal`]).
+//!
+//! Boot calls [`Control::prepare`] before the cores are built, so that a taken port or a log that
+//! can't be written is an error at the start, and [`Control::run`] on the main thread, which ends with
+//! the process. Everything here runs on that one thread, in a tokio runtime of its own; only writing
+//! the log and looking up names have threads beside it.
+//!
+//! Invariants: the loop alone touches its state, handlers ask through a [`desk`]; it never waits for
+//! anything but its next input; every channel into it has a bound. What a core asks of it (a log
+//! buffer given back) it answers, whatever else goes on.
+//!
+//! Deliberately not here: any decision about a request or a session. Reload and upgrade are not built
+//! yet; their signals say so.
+//!
+//! Tested in `tests` with a mesh and cores that are played, over real sockets and with a real log.
+
+pub mod admin;
+pub mod desk;
+pub mod health;
+pub mod journal;
+pub mod log;
+pub mod notify;
+pub mod probe;
+pub mod process;
+pub mod resolve;
+pub mod shutdown;
+pub mod signals;
+pub mod status;
+pub mod watch;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use holdfast_runtime::mesh::{Calls, Local, Port};
+use holdfast_store::event::Event;
+use holdfast_store::shard::{Answer, Ask};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::MissedTickBehavior;
+
+use self::desk::{Command, Desk};
+use self::health::{Board, Report};
+use self::journal::Journal;
+use self::log::{LogCounters, LogWriter, Target};
+use self::resolve::{NameId, Names};
+use self::shutdown::{Ending, Exit, Input, Output, Phase};
+use self::signals::{Caught, Signals};
+use self::status::{ControlCounts, Status};
+use self::watch::{Change, Watch};
+use crate::log as say;
+use crate::message::{Message, UpstreamRef};
+use crate::metrics::Metric;
+use crate::shared::Shared;
+
+/// Questions to shards that may be open at a time.
+const CALLS: usize = 1024;
+
+/// Checks and look-ups that may wait for the loop; their tasks wait beyond it.
+const REPORTS: usize = 256;
+
+/// Threads for look-ups of names.
+const LOOK_UPS: usize = 8;
+
+/// How long the access log may take to write its rest at the end.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long messages to the cores may take at the end.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How the control thread behaves, beside the plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// A person at a terminal: SIGINT then drains at once and for at most a second.
+    pub at_terminal: bool,
+}
+
+/// Why the control thread can't start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The admin endpoint can't listen.
+    Admin(SocketAddr, io::Error),
+    /// The access log can't be opened.
+    AccessLog(String, io::Error),
+    /// The runtime of the thread can't be made.
+    Runtime(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin(address, error) => write!(f, "gateway.admin.address {address}: {error}"),
+            Self::AccessLog(path, error) => write!(f, "gateway.accessLog.path {path}: {error}"),
+            Self::Runtime(error) => write!(f, "the control thread's runtime: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The control thread before it runs. See the module.
+pub struct Control {
+    shared: Arc<Shared>,
+    options: Options,
+    runtime: tokio::runtime::Runtime,
+    listener: Option<(std::net::TcpListener, SocketAddr)>,
+    log: Option<LogWriter>,
+    signals: Signals,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("admin", &self.admin_address())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// Binds the admin endpoint, opens the access log, installs the signal handlers.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn prepare(shared: Arc<Shared>, options: Options) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(LOOK_UPS)
+            .thread_name("holdfast-names")
+            .build()
+            .map_err(StartError::Runtime)?;
+        let listener = match &shared.plan.admin {
+            None => None,
+            Some(admin) => {
+                let bound = admin::bind(admin.address).and_then(|listener| {
+                    let address = listener.local_addr()?;
+                    Ok((listener, address))
+                });
+                Some(bound.map_err(|error| StartError::Admin(admin.address, error))?)
+            }
+        };
+        let log = match &shared.plan.access_log {
+            None => None,
+            Some(log) => {
+                let writer = LogWriter::start(Target::parse(&log.path));
+                Some(writer.map_err(|error| StartError::AccessLog(log.path.clone(), error))?)
+            }
+        };
+        let signals = {
+            let _within = runtime.enter();
+            Signals::install().map_err(StartError::Runtime)?
+        };
+        Ok(Self {
+            shared,
+            options,
+            runtime,
+            listener,
+            log,
+            signals,
+        })
+    }
+
+    /// Where the admin endpoint listens, if it does: the port that was chosen where the plan said 0.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Runs until the process is to end. The cores have then been told so, and the log is written.
+    /// `port` is the control thread's own.
+    pub fn run(self, port: Port<Message>) -> Exit {
+        let Self {
+            shared,
+            options,
+            runtime,
+            listener,
+            log,
+            signals,
+        } = self;
+        let local = LocalSet::new();
+        let (exit, log) = local.block_on(&runtime, async move {
+            let (desk, commands) = Desk::new(Arc::clone(&shared));
+            if let Some((listener, address)) = listener {
+                serve_admin(listener, address, &shared, &desk);
+            }
+            let mut all = Loop::new(shared, options, port.local(), desk, log);
+            let exit = all.turn_until_the_end(commands, signals).await;
+            all.last_words().await;
+            all.local.close();
+            (exit, all.log)
+        });
+        // A look-up that hangs must not hold up the end.
+        drop(local);
+        runtime.shutdown_background();
+        if let Some(log) = log
+            && !log.finish(LAST_LINES)
+        {
+            say::warn("the access log did not take its last lines in time");
+        }
+        exit
+    }
+}
+
+fn serve_admin(
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    shared: &Arc<Shared>,
+    desk: &Desk,
+) {
+    let Some(admin) = &shared.plan.admin else {
+        return;
+    };
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => {
+            let router = admin::router(desk.clone(), admin::guard::Guard::new(address, admin));
+            tokio::spawn(admin::serve(listener, router, desk.clone()));
+        }
+        Err(error) => say::error(format!(
+            "the admin endpoint on {address} is not served: {error}"
+        )),
+    }
+}
+
+/// What wakes the loop, besides messages and time.
+enum Woken {
+    Mesh,
+    Signal(Caught),
+    Command(Command),
+    Report(Report),
+    Name(NameId, resolve::Answer),
+    LogBuffer(usize, Vec<u8>),
+    Tick,
+    Deadline,
+}
+
+/// The control loop's state; its thread alone touches it.
+struct Loop {
+    shared: Arc<Shared>,
+    options: Options,
+    local: Local<Message>,
+    calls: Calls<Answer>,
+    desk: Desk,
+    board: Board,
+    reports: mpsc::Receiver<Report>,
+    names: Names,
+    answers: mpsc::Receiver<(NameId, resolve::Answer)>,
+    log: Option<LogWriter>,
+    log_counters: Arc<LogCounters>,
+    ending: Ending,
+    watch: Watch,
+    journal: Journal<Event>,
+    announced: bool,
+}
+
+impl Loop {
+    fn new(
+        shared: Arc<Shared>,
+        options: Options,
+        local: Local<Message>,
+        desk: Desk,
+        log: Option<LogWriter>,
+    ) -> Self {
+        let (report, reports) = mpsc::channel(REPORTS);
+        let (answer, answers) = mpsc::channel(REPORTS);
+        let names = Names::new(&shared.plan);
+        names.start(&answer);
+        let shutdown = &shared.plan.shutdown;
+        Self {
+            board: Board::new(&shared.plan, report),
+            ending: Ending::new(shared.cores, shutdown.delay, shutdown.timeout),
+            watch: Watch::new(shared.cores),
+            log_counters: log.as_ref().map(LogWriter::counters).unwrap_or_default(),
+            calls: Calls::new(),
+            journal: Journal::default(),
+            announced: false,
+            shared,
+            options,
+            local,
+            desk,
+            reports,
+            names,
+            answers,
+            log,
+        }
+    }
+
+    async fn turn_until_the_end(
+        &mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut signals: Signals,
+    ) -> Exit {
+        let mut tick = tokio::time::interval(watch::TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let busy = self.drain();
+            if let Some(exit) = self.settle() {
+                return exit;
+            }
+            let woken = self
+                .next(busy, &mut commands, &mut signals, &mut tick)
+                .await;
+            self.take(woken);
+        }
+    }
+
+    /// Waits for the next thing. `busy`: more messages may have come, so everything else gets one look.
+    async fn next(
+        &mut self,
+        busy: bool,
+        commands: &mut mpsc::Receiver<Command>,
+        signals: &mut Signals,
+        tick: &mut tokio::time::Interval,
+    ) -> Woken {
+        let deadline = [self.ending.poll_timeout(), self.board.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min();
+        // Rounded up to the timer's grain, so that the deadline has passed when it fires.
+        let deadline =
+            deadline.map(|at| tokio::time::Instant::from_std(at + Duration::from_millis(1)));
+        let log = &mut self.log;
+        let spent = std::future::poll_fn(|cx| match log {
+            Some(log) => log.poll_spent(cx),
+            None => std::task::Poll::Pending,
+        });
+        tokio::select! {
+            biased;
+            caught = std::future::poll_fn(|cx| signals.poll_next(cx)) => Woken::Signal(caught),
+            _ = tick.tick() => Woken::Tick,
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some()
+                => Woken::Deadline,
+            Some(report) = self.reports.recv() => Woken::Report(report),
+            Some((id, answer)) = self.answers.recv() => Woken::Name(id, answer),
+            (core, buffer) = spent => Woken::LogBuffer(core, buffer),
+            Some(command) = commands.recv() => Woken::Command(command),
+            () = tokio::task::yield_now(), if busy => Woken::Mesh,
+            () = self.local.ready(), if !busy => Woken::Mesh,
+        }
+    }
+
+    fn take(&mut self, woken: Woken) {
+        match woken {
+            Woken::Mesh | Woken::Deadline => {}
+            Woken::Signal(caught) => self.signal(caught),
+            Woken::Command(command) => self.command(command),
+            Woken::Report(report) => self.board.report(report),
+            Woken::Name(id, answer) => self.name(id, answer),
+            Woken::LogBuffer(core, buffer) => self.local.send(core, Message::LogBuffer(buffer)),
+            Woken::Tick => self.tick(),
+        }
+    }
+
+    /// Takes a batch of messages; whether there were any.
+    fn drain(&mut self) -> bool {
+        let local = self.local.clone();
+        local.drain(&mut |from, message| self.message(from, message)) > 0
+    }
+
+    fn message(&mut self, from: usize, message: Message) {
+        match message {
+            Message::Answer { call, answer } => {
+                // Nobody waits any more: the handler's time was over.
+                let _ = self.calls.complete(call, answer);
+            }
+            Message::Outcome { upstream, ok } => self.board.outcome(upstream, ok),
+            Message::Log(bytes) => match &mut self.log {
+                Some(log) => log.write(from, bytes),
+                None => self.local.send(from, Message::LogBuffer(emptied(bytes))),
+            },
+            Message::Events(events) => self.journal.extend(events),
+            Message::Ready => {
+                if self.watch.ready(from) {
+                    say::info(format!("all {} data cores listen", self.shared.cores));
+                }
+            }
+            Message::Drained => {
+                self.watch.drained(from);
+                self.ending
+                    .handle_input(Input::Drained { core: from }, Instant::now());
+            }
+            // Not for the control thread: the sender is at fault, and goes on.
+            Message::Ask { .. }
+            | Message::State { .. }
+            | Message::Addresses { .. }
+            | Message::LogBuffer(_)
+            | Message::Drain
+            | Message::End => {
+                static ASTRAY: say::Once = say::Once::new();
+                ASTRAY.warn(|| {
+                    format!("party {from} sent the control thread a message that is not for it")
+                });
+            }
+        }
+    }
+
+    /// Does what follows from all that was taken in. `Some`: the process is to end.
+    fn settle(&mut self) -> Option<Exit> {
+        let (local, cores) = (&self.local, self.shared.cores);
+        self.board.turn(|upstream, admin, health| {
+            for core in 0..cores {
+                local.send(
+                    core,
+                    Message::State {
+                        upstream,
+                        admin,
+                        health,
+                    },
+                );
+            }
+        });
+        if !self.announced && self.watch.all_ready() && self.names.settled() {
+            self.announced = true;
+            notify::notify("READY=1");
+        }
+        if self
+            .ending
+            .poll_timeout()
+            .is_some_and(|at| at <= Instant::now())
+        {
+            self.ending.handle_input(Input::Timeout, Instant::now());
+        }
+        while let Some(output) = self.ending.poll_output() {
+            match output {
+                Output::FailReadiness => {
+                    self.shared.unready.store(true, Relaxed);
+                    notify::notify("STOPPING=1");
+                }
+                Output::Drain => self.all_cores(|| Message::Drain),
+                Output::End(exit) => {
+                    self.all_cores(|| Message::End);
+                    return Some(exit);
+                }
+            }
+        }
+        None
+    }
+
+    /// Lets `End` get through to cores whose ring was full, and takes the last lines of the log.
+    async fn last_words(&mut self) {
+        let until = Instant::now() + LAST_WORDS;
+        while (self.drain() || self.local.stats().spilled > 0) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn all_cores(&self, message: impl Fn() -> Message) {
+        for core in 0..self.shared.cores {
+            self.local.send(core, message());
+        }
+    }
+
+    fn signal(&mut self, caught: Caught) {
+        match caught {
+            Caught::Terminate | Caught::Interrupt => {
+                let hasty = caught == Caught::Interrupt && self.options.at_terminal;
+                let before = self.ending.phase();
+                self.ending
+                    .handle_input(Input::Stop { hasty }, Instant::now());
+                let shutdown = &self.shared.plan.shutdown;
+                match (before, hasty) {
+                    (Phase::Serving, true) => say::info("draining; once more to end at once"),
+                    (Phase::Serving, false) => say::info(format!(
+                        "shutting down: not ready from now on, draining in {:?} for at most {:?}; \
+                         a second signal ends at once",
+                        shutdown.delay, shutdown.timeout
+                    )),
+                    _ => say::warn("ending at once, as asked"),
+                }
+            }
+            Caught::ReopenLog => match &mut self.log {
+                Some(log) => log.reopen(),
+                None => say::info("SIGUSR1: there is no access log to reopen"),
+            },
+            Caught::Reload => say::warn("SIGHUP: reload is not built yet; nothing changes"),
+            Caught::Upgrade => {
+                say::warn("SIGUSR2: handing over to a new binary is not built yet; nothing changes")
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Status(reply) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.status());
+            }
+            Command::SetState {
+                upstream,
+                state,
+                reply,
+            } => {
+                self.board.set(upstream, state);
+                let status = self.board.status();
+                let (service, at) = (upstream.service as usize, upstream.upstream as usize);
+                if let Some(known) = status.get(service).and_then(|service| service.get(at)) {
+                    let _ = reply.send(known.clone());
+                }
+            }
+            Command::Ask { core, ask, reply } => self.ask(core, ask, reply),
+        }
+    }
+
+    /// Sends a question; a task of its own waits for the answer, for as long as somebody wants it.
+    fn ask(&mut self, core: usize, ask: Ask, mut reply: oneshot::Sender<Answer>) {
+        if self.calls.open_calls() >= CALLS || core >= self.shared.cores {
+            return;
+        }
+        let (call, pending) = self.calls.open();
+        self.local.send(core, Message::Ask { call, ask });
+        tokio::task::spawn_local(async move {
+            let answer = tokio::select! {
+                answer = pending => Some(answer),
+                () = reply.closed() => None,
+            };
+            if let Some(answer) = answer {
+                let _ = reply.send(answer);
+            }
+        });
+    }
+
+    fn name(&mut self, id: NameId, answer: resolve::Answer) {
+        let Some((upstreams, addresses)) = self.names.answered(id, answer) else {
+            return;
+        };
+        for &upstream in upstreams {
+            self.board.moved(upstream, Arc::clone(&addresses));
+            for core in 0..self.shared.cores {
+                self.local.send(core, addresses_of(upstream, &addresses));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let metrics = &self.shared.metrics;
+        let turns = |core: usize| metrics.get(core).map_or(0, |core| core.get(Metric::Turns));
+        self.watch.tick(turns, |core, change| match change {
+            Change::Stalled => say::error(format!("data core {core} stands still")),
+            Change::Recovered => say::warn(format!("data core {core} turns again")),
+        });
+    }
+
+    fn status(&self) -> Status {
+        let counts = &self.desk.counts;
+        Status {
+            phase: self.ending.phase(),
+            cores: self.watch.status(),
+            resolving: !self.names.settled(),
+            upstreams: self.board.status(),
+            counts: ControlCounts {
+                log_lines_dropped: self.log_counters.dropped.load(Relaxed),
+                log_errors: self.log_counters.errors.load(Relaxed),
+                events: self.journal.taken(),
+                events_displaced: self.journal.displaced(),
+                resolver_errors: self.names.errors(),
+                ask_timeouts: counts.late.load(Relaxed),
+                asks_refused: counts.busy.load(Relaxed),
+                admin_refused: counts.refused.load(Relaxed),
+            },
+        }
+    }
+}
+
+fn addresses_of(upstream: UpstreamRef, addresses: &Arc<[SocketAddr]>) -> Message {
+    Message::Addresses {
+        upstream,
+        addresses: Arc::clone(addresses),
+    }
+}
+
+fn emptied(mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.clear();
+    buffer
+}
