@@ -3,6 +3,7 @@
 //! One module a part of the product, one test a rule; the name of a test is the rule. `harness` has
 //! the gateway, upstreams and clients. `HOLDFAST_E2E_FULL=1` runs the full sizes.
 
+mod affinity;
 mod harness;
 mod hostile;
 mod http1;

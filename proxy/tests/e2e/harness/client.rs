@@ -1,7 +1,7 @@
 //! Clients: a raw connection with a strict reader, and one with a cookie jar above it.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::PATIENCE;
@@ -199,7 +199,6 @@ pub struct Client {
     pub jar: Jar,
     headers: Vec<(String, String)>,
     connection: Option<Connection>,
-    from: Option<IpAddr>,
 }
 
 impl Client {
@@ -209,7 +208,6 @@ impl Client {
             jar: Jar::default(),
             headers: Vec::new(),
             connection: None,
-            from: None,
         }
     }
 
@@ -226,7 +224,6 @@ impl Client {
             jar: self.jar.clone(),
             headers: self.headers.clone(),
             connection: None,
-            from: self.from,
         }
     }
 

@@ -325,6 +325,19 @@ impl Gateway {
         values.iter().sum()
     }
 
+    /// Sets an upstream of the service `app` to a state, and waits until that is shown.
+    #[track_caller]
+    pub fn set_state(&self, upstream: &str, state: &str) {
+        let body = format!("{{\"state\":\"{state}\"}}");
+        let response = self.api_write("PUT", &format!("/api/upstreams/app/{upstream}"), &body);
+        assert!(
+            response.status() < 300,
+            "{:?} {}",
+            response.head,
+            response.text()
+        );
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
