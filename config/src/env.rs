@@ -56,9 +56,22 @@ fn fill(
     let keep_timestamp = path
         .strip_prefix(DEFAULTS)
         .is_some_and(|rest| rest.starts_with('.'));
-    match expanded(&scalar.text, keep_timestamp, env, 0) {
+    let mut used = Vec::new();
+    match expanded(
+        &scalar.text,
+        keep_timestamp,
+        &mut |name| {
+            let value = env(name);
+            used.extend(value.clone());
+            value
+        },
+        0,
+    ) {
         Ok(text) => {
             if text != scalar.text {
+                for value in &used {
+                    report.hide(value);
+                }
                 scalar.template = Some(std::mem::replace(&mut scalar.text, text));
             }
         }
@@ -73,7 +86,7 @@ fn fill(
 fn expanded(
     text: &str,
     keep: bool,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &mut dyn FnMut(&str) -> Option<String>,
     depth: usize,
 ) -> Result<String, String> {
     if depth > MAX_NESTING {
@@ -149,7 +162,7 @@ mod tests {
             "NEST" => Some("${A}".to_owned()),
             _ => None,
         };
-        expanded(text, true, &env, 0)
+        expanded(text, true, &mut { env }, 0)
     }
 
     #[test]

@@ -6,6 +6,9 @@
 
 use std::fmt;
 
+/// Shorter values of variables are words and numbers, which texts hold of themselves.
+const MIN_HIDDEN: usize = 8;
+
 /// A place in one of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pos {
@@ -47,9 +50,18 @@ impl fmt::Display for Diagnostic {
 pub struct Report {
     errors: Vec<(Pos, String, String)>,
     warnings: Vec<(Pos, String, String)>,
+    hidden: Vec<String>,
 }
 
 impl Report {
+    /// Keeps what a variable held out of every text. Texts show values as they were written, before the
+    /// environment, so this is the second line of defence, for a check that quotes a part of one.
+    pub fn hide(&mut self, value: &str) {
+        if value.len() >= MIN_HIDDEN && !self.hidden.iter().any(|h| h == value) {
+            self.hidden.push(value.to_owned());
+        }
+    }
+
     /// Notes an error.
     pub fn error(&mut self, at: Pos, path: &str, message: impl Into<String>) {
         push(&mut self.errors, at, path, message.into());
@@ -72,7 +84,10 @@ impl Report {
 
     /// All errors and all warnings, in the order of the files.
     pub fn finish(self, names: &[&str]) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
-        (sorted(self.errors, names), sorted(self.warnings, names))
+        (
+            sorted(self.errors, names, &self.hidden),
+            sorted(self.warnings, names, &self.hidden),
+        )
     }
 }
 
@@ -83,7 +98,11 @@ fn push(list: &mut Vec<(Pos, String, String)>, at: Pos, path: &str, message: Str
     }
 }
 
-fn sorted(mut list: Vec<(Pos, String, String)>, names: &[&str]) -> Vec<Diagnostic> {
+fn sorted(
+    mut list: Vec<(Pos, String, String)>,
+    names: &[&str],
+    hidden: &[String],
+) -> Vec<Diagnostic> {
     list.sort_by_key(|item| item.0);
     let name = |file: usize| {
         names
@@ -92,13 +111,18 @@ fn sorted(mut list: Vec<(Pos, String, String)>, names: &[&str]) -> Vec<Diagnosti
             .unwrap_or("configuration")
             .to_owned()
     };
+    let masked = |message: String| {
+        hidden
+            .iter()
+            .fold(message, |m, secret| m.replace(secret.as_str(), "***"))
+    };
     list.into_iter()
         .map(|(at, path, message)| Diagnostic {
             file: name(at.file),
             line: at.line,
             column: at.column,
             path,
-            message,
+            message: masked(message),
         })
         .collect()
 }

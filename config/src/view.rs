@@ -121,6 +121,11 @@ impl<'n> View<'n> {
         self.node.is_some()
     }
 
+    /// Was a list written with nothing in it?
+    pub fn empty_list(&self) -> bool {
+        matches!(self.node, Some(Node { value: Value::List(items), .. }) if items.is_empty())
+    }
+
     /// Was a block written that does not say `enabled: false`?
     pub fn on(&self) -> bool {
         self.written() && self.at("enabled").bool()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Facts;
-use super::session::{cookie_name, same_site};
+use super::identity::{COOKIE_NAME, cookie_name, same_site};
 use crate::document::{Node, Value};
 use crate::merge::merge;
 use crate::plan::*;
@@ -95,7 +95,7 @@ fn methods(view: &View<'_>, facts: &Facts, report: &mut Report) -> Vec<AffinityM
         None => many.texts(),
     };
     let at = if one.written() { &one } else { &many };
-    if words.is_empty() {
+    if many.empty_list() {
         at.error(
             report,
             "at least one method is needed; `enabled: false` turns affinity off",
@@ -160,10 +160,7 @@ fn pin_cookie(gateway: &View<'_>, view: &View<'_>, report: &mut Report) -> PinCo
     let identifier = gateway.at("session.identifier");
     let session_cookie = |v: &View<'_>, kind: &View<'_>| {
         kind.text().as_deref() == Some("cookie")
-            && v.at("name")
-                .text()
-                .unwrap_or_else(|| super::session::COOKIE_NAME.into())
-                == pin.name
+            && v.at("name").text().unwrap_or_else(|| COOKIE_NAME.into()) == pin.name
     };
     let clash = identifier
         .at("sources")

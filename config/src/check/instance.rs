@@ -46,10 +46,7 @@ pub(super) fn listeners(gateway: &View<'_>, report: &mut Report) -> Vec<Listener
             raw_paths: item.at("pathPolicy").text().as_deref() == Some("raw"),
         });
     }
-    if view
-        .node()
-        .is_some_and(|n| matches!(&n.value, Value::List(l) if l.is_empty()))
-    {
+    if view.empty_list() {
         view.error(report, "at least one listener is needed");
     }
     list
@@ -199,8 +196,12 @@ fn cores(view: &View<'_>, ring_base: &Ring, busy_base: Duration, report: &mut Re
                 if let Some(cpu) = item.plain_cpu() {
                     list.push(spec(cpu));
                 } else {
+                    // One without a good `cpu` was refused; CPU 0 in its place would clash with a real one.
+                    let Some(cpu) = item.at("cpu").plain_cpu() else {
+                        continue;
+                    };
                     list.push(CoreSpec {
-                        cpu: item.at("cpu").int(),
+                        cpu,
                         ring: ring(&item.at("ring"), ring_base, report),
                         busy_poll: busy_poll(&item.at("busyPoll"), busy_base, report),
                     });
@@ -259,7 +260,7 @@ pub(super) fn jwt(gateway: &View<'_>, report: &mut Report) -> Option<Jwt> {
     let url = view.at("jwksUrl");
     let algorithms = view.at("algorithms").texts();
     let secret = view.at("secret");
-    if algorithms.is_empty() {
+    if view.at("algorithms").empty_list() {
         view.at("algorithms")
             .error(report, "at least one algorithm is needed");
     }

@@ -12,6 +12,7 @@
 //! Tested by `tests/wrong.rs` (texts), `tests/files.rs` (plans).
 
 mod affinity;
+mod identity;
 mod instance;
 mod replication;
 mod routing;

@@ -120,7 +120,7 @@ fn regions(cross: &View<'_>, report: &mut Report) -> Vec<Region> {
             item.at("primary")
                 .error(report, "another region is primary already");
         }
-        if region.endpoints.is_empty() && item.at("endpoints").node().is_some() {
+        if item.at("endpoints").empty_list() {
             item.at("endpoints")
                 .error(report, "at least one endpoint is needed");
         }

@@ -51,9 +51,17 @@ pub(super) fn rules(
         let mut rule = rule(item, i, service.unwrap_or(0), report);
         rule.affinity = affinity;
         if rules.iter().any(|r| r.id == rule.id) {
-            item.at("id").error(
+            let id = item.at("id");
+            id.error(
                 report,
-                format!("another rule has the id {:?} already", rule.id),
+                if id.written() {
+                    format!("another rule has the id {} already", id.shown())
+                } else {
+                    format!(
+                        "needs an `id`: another rule has {:?}, which is its own by position",
+                        rule.id
+                    )
+                },
             );
         }
         if rules.iter().any(|r| {

@@ -148,10 +148,7 @@ fn upstreams(item: &View<'_>, report: &mut Report) -> Vec<Upstream> {
             backup: up.at("backup").bool(),
         });
     }
-    if view
-        .node()
-        .is_some_and(|n| matches!(&n.value, Value::List(l) if l.is_empty()))
-    {
+    if view.empty_list() {
         view.error(report, "at least one upstream is needed");
     } else if !list.is_empty() && list.iter().all(|u| u.weight == 0) {
         view.warn(report, "every weight is 0: no new client is served");

@@ -102,7 +102,7 @@ pub(super) fn redis(view: &View<'_>, report: &mut Report) -> Redis {
         );
     }
     let addresses = view.at("addresses").texts();
-    if addresses.is_empty() && view.at("addresses").node().is_some() {
+    if view.at("addresses").empty_list() {
         view.at("addresses")
             .error(report, "at least one address is needed");
     }
