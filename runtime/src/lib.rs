@@ -18,10 +18,17 @@ pub mod error;
 mod fd;
 pub mod limit;
 pub mod mesh;
+pub mod parking;
 pub mod probe;
+pub mod replication_core;
+pub mod shutdown;
 pub mod socket;
+pub mod splice;
 pub mod stall;
 pub mod stream;
+#[cfg(test)]
+mod test_util;
+pub mod topology;
 pub mod yielder;
 
 pub use error::Error;

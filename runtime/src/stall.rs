@@ -88,7 +88,7 @@ mod tests {
     fn tells_of_the_one_that_is_still() {
         let hearts = vec![Heart::default(), Heart::default()];
         let mut watch = Watch::new(hearts.clone(), Duration::from_secs(1), 0);
-        let mut stalled = |watch: &mut Watch, now| {
+        let stalled = |watch: &mut Watch, now| {
             let mut found = Vec::new();
             watch.look(now, |core, still| found.push((core, still.as_millis())));
             found

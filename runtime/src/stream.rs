@@ -7,7 +7,8 @@
 //! one writer may be at work at once (from two tasks or two futures of one task); two readers, or two
 //! writers, would each get parts of the bytes. `readable` and `writable` may be dropped at any time.
 //! Dropping a `read` loses its buffer and perhaps bytes, dropping a `write_all` leaves unknown how
-//! much was sent: wait for them, and let a deadline end them.
+//! much was sent: wait for them, and let a deadline end them. A dropped stream is closed when the core
+//! next turns, not at once.
 //!
 //! It deliberately has no buffering and no timers of its own. TLS is to become a further kind behind
 //! the same methods. Tested by `tests/streams.rs`, on both drivers.
