@@ -3,7 +3,7 @@
 //! Owns one always-ready eventfd a thread. For tasks of monoio cores. A task that wakes itself while
 //! it runs is put at the *front* of monoio's queue: a plain `yield_now` would starve the whole core
 //! for ever. [`turn`] waits for a completion instead, so every other task and every pending
-//! completion gets its turn first (about 0.8 µs).
+//! completion gets its turn first (about 0.8 µs; on the legacy driver about 3).
 //!
 //! It deliberately offers no yield that doesn't go through the kernel. Tested below: two tasks that
 //! yield, a third that reads a socket, on both drivers.
@@ -37,19 +37,21 @@ thread_local! {
 /// # Panics
 /// Outside of a monoio runtime.
 pub async fn turn() {
-    if monoio::utils::is_legacy() {
-        return behind_the_queue().await;
-    }
-    let ready = READY.with(|slot| {
-        let mut slot = slot.borrow_mut();
-        if slot.is_none() {
-            *slot = eventfd(1).and_then(PollFd::new).ok().map(Rc::new);
-        }
-        slot.clone()
-    });
+    let ready = if monoio::utils::is_legacy() {
+        // epoll tells of a descriptor's readiness once: only a new one is waited for.
+        eventfd(1).and_then(PollFd::new).ok().map(Rc::new)
+    } else {
+        READY.with(|slot| {
+            let mut slot = slot.borrow_mut();
+            if slot.is_none() {
+                *slot = eventfd(1).and_then(PollFd::new).ok().map(Rc::new);
+            }
+            slot.clone()
+        })
+    };
     match ready {
         Some(fd) if fd.readable().await.is_ok() => {}
-        // No descriptor to be had: still fair to tasks, if not to completions.
+        // No descriptor to be had: still fair to tasks, if not to timers.
         _ => behind_the_queue().await,
     }
 }
@@ -59,8 +61,7 @@ pub(crate) fn end() {
     READY.with(|slot| slot.borrow_mut().take());
 }
 
-/// Woken by a task that is queued behind all others. On the legacy driver readiness is remembered,
-/// so an always-ready descriptor would not wait at all; there the loop polls between rounds.
+/// Woken by a task that is queued behind all others.
 async fn behind_the_queue() {
     let mut asked = false;
     poll_fn(|cx| {

@@ -108,10 +108,9 @@ fn stale_connections_are_seen() {
         assert!(!a.peek_stale());
         b.reset_on_close().unwrap();
         drop(b);
-        a.readable().await.unwrap();
-        assert!(a.peek_stale(), "reset");
         let error = a.read(Buffer::take()).await.0.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(a.peek_stale(), "reset");
     });
 }
 
