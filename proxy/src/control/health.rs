@@ -300,7 +300,7 @@ fn say(entry: &Entry, from: UpstreamState, to: UpstreamState, reason: Reason) {
         Reason::Passive => "on probation after failures".to_owned(),
     };
     let text = format!(
-        "upstream {} is {} (was {}): {why}",
+        "upstream {} is now {} (was {}): {why}",
         entry.name,
         to.name(),
         from.name()

@@ -32,6 +32,11 @@ pub mod signals;
 pub mod status;
 pub mod watch;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -105,6 +110,18 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// Asks the control thread to end the process, as a signal does. Clones may go to any thread.
+#[derive(Debug, Clone)]
+pub struct Stopper(mpsc::Sender<bool>);
+
+impl Stopper {
+    /// Asks for it, as SIGTERM would, or (`hasty`) as a person at a terminal. A second time: at once.
+    pub fn stop(&self, hasty: bool) {
+        // Full: it has been asked for often enough.
+        let _ = self.0.try_send(hasty);
+    }
+}
+
 /// The control thread before it runs. See the module.
 pub struct Control {
     shared: Arc<Shared>,
@@ -112,7 +129,8 @@ pub struct Control {
     runtime: tokio::runtime::Runtime,
     listener: Option<(std::net::TcpListener, SocketAddr)>,
     log: Option<LogWriter>,
-    signals: Signals,
+    sources: Sources,
+    stopper: Stopper,
 }
 
 impl fmt::Debug for Control {
@@ -156,14 +174,21 @@ impl Control {
             let _within = runtime.enter();
             Signals::install().map_err(StartError::Runtime)?
         };
+        let (stop, stops) = mpsc::channel(2);
         Ok(Self {
             shared,
             options,
             runtime,
             listener,
             log,
-            signals,
+            sources: Sources { signals, stops },
+            stopper: Stopper(stop),
         })
+    }
+
+    /// A way to end the process other than by a signal.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 
     /// Where the admin endpoint listens, if it does: the port that was chosen where the plan said 0.
@@ -180,7 +205,9 @@ impl Control {
             runtime,
             listener,
             log,
-            signals,
+            sources,
+            // Held, so that its channel stays open.
+            stopper: _stopper,
         } = self;
         let local = LocalSet::new();
         let (exit, log) = local.block_on(&runtime, async move {
@@ -189,7 +216,7 @@ impl Control {
                 serve_admin(listener, address, &shared, &desk);
             }
             let mut all = Loop::new(shared, options, port.local(), desk, log);
-            let exit = all.turn_until_the_end(commands, signals).await;
+            let exit = all.turn_until_the_end(commands, sources).await;
             all.last_words().await;
             all.local.close();
             (exit, all.log)
@@ -226,10 +253,17 @@ fn serve_admin(
     }
 }
 
+/// Where the wish to end, and other signals, come from.
+struct Sources {
+    signals: Signals,
+    stops: mpsc::Receiver<bool>,
+}
+
 /// What wakes the loop, besides messages and time.
 enum Woken {
     Mesh,
     Signal(Caught),
+    Stop(bool),
     Command(Command),
     Report(Report),
     Name(NameId, resolve::Answer),
@@ -292,7 +326,7 @@ impl Loop {
     async fn turn_until_the_end(
         &mut self,
         mut commands: mpsc::Receiver<Command>,
-        mut signals: Signals,
+        mut sources: Sources,
     ) -> Exit {
         let mut tick = tokio::time::interval(watch::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -302,7 +336,7 @@ impl Loop {
                 return exit;
             }
             let woken = self
-                .next(busy, &mut commands, &mut signals, &mut tick)
+                .next(busy, &mut commands, &mut sources, &mut tick)
                 .await;
             self.take(woken);
         }
@@ -313,7 +347,7 @@ impl Loop {
         &mut self,
         busy: bool,
         commands: &mut mpsc::Receiver<Command>,
-        signals: &mut Signals,
+        sources: &mut Sources,
         tick: &mut tokio::time::Interval,
     ) -> Woken {
         let deadline = [self.ending.poll_timeout(), self.board.poll_timeout()]
@@ -330,7 +364,8 @@ impl Loop {
         });
         tokio::select! {
             biased;
-            caught = std::future::poll_fn(|cx| signals.poll_next(cx)) => Woken::Signal(caught),
+            caught = std::future::poll_fn(|cx| sources.signals.poll_next(cx)) => Woken::Signal(caught),
+            Some(hasty) = sources.stops.recv() => Woken::Stop(hasty),
             _ = tick.tick() => Woken::Tick,
             () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some()
                 => Woken::Deadline,
@@ -347,6 +382,7 @@ impl Loop {
         match woken {
             Woken::Mesh | Woken::Deadline => {}
             Woken::Signal(caught) => self.signal(caught),
+            Woken::Stop(hasty) => self.stop(hasty),
             Woken::Command(command) => self.command(command),
             Woken::Report(report) => self.board.report(report),
             Woken::Name(id, answer) => self.name(id, answer),
@@ -456,22 +492,8 @@ impl Loop {
 
     fn signal(&mut self, caught: Caught) {
         match caught {
-            Caught::Terminate | Caught::Interrupt => {
-                let hasty = caught == Caught::Interrupt && self.options.at_terminal;
-                let before = self.ending.phase();
-                self.ending
-                    .handle_input(Input::Stop { hasty }, Instant::now());
-                let shutdown = &self.shared.plan.shutdown;
-                match (before, hasty) {
-                    (Phase::Serving, true) => say::info("draining; once more to end at once"),
-                    (Phase::Serving, false) => say::info(format!(
-                        "shutting down: not ready from now on, draining in {:?} for at most {:?}; \
-                         a second signal ends at once",
-                        shutdown.delay, shutdown.timeout
-                    )),
-                    _ => say::warn("ending at once, as asked"),
-                }
-            }
+            Caught::Terminate => self.stop(false),
+            Caught::Interrupt => self.stop(self.options.at_terminal),
             Caught::ReopenLog => match &mut self.log {
                 Some(log) => log.reopen(),
                 None => say::info("SIGUSR1: there is no access log to reopen"),
@@ -480,6 +502,23 @@ impl Loop {
             Caught::Upgrade => {
                 say::warn("SIGUSR2: handing over to a new binary is not built yet; nothing changes")
             }
+        }
+    }
+
+    /// Begins the end, or ends at once where it has begun.
+    fn stop(&mut self, hasty: bool) {
+        let before = self.ending.phase();
+        self.ending
+            .handle_input(Input::Stop { hasty }, Instant::now());
+        let shutdown = &self.shared.plan.shutdown;
+        match (before, hasty) {
+            (Phase::Serving, true) => say::info("draining; once more to end at once"),
+            (Phase::Serving, false) => say::info(format!(
+                "shutting down: not ready from now on, draining in {:?} for at most {:?}; \
+                 a second signal ends at once",
+                shutdown.delay, shutdown.timeout
+            )),
+            _ => say::warn("ending at once, as asked"),
         }
     }
 
