@@ -1,8 +1,9 @@
 //! Flame graphs: `perf script` text folded into stacks, and stacks drawn as SVG.
 //!
-//! Owns the tree of frames while it draws; main thread. Width is the share of samples, depth the
-//! stack, kernel frames are drawn bluer. Frames narrower than a tenth of a pixel are left out. The
-//! picture has tooltips and no script. Tested here.
+//! Owns the tree of frames while it draws; main thread. Width is the share of samples (of
+//! microseconds off the CPU, for `perf sched timehist`), depth the stack, kernel frames are drawn
+//! bluer. Frames narrower than a tenth of a pixel are left out. The picture has tooltips and no
+//! script. Tested here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,8 +13,11 @@ use crate::args::Args;
 
 /// Usage.
 pub const HELP: &str = "\
-perf script | holdfast-perf flame [--folded] [--title TEXT] > out.svg
-  --folded   print folded stacks (one line: frame;frame;frame count) instead of the picture
+perf script | holdfast-perf flame [--title TEXT] > out.svg
+  --timehist  stdin is of `perf sched timehist`: time off the CPU in microseconds
+  --folded    print folded stacks (one line: frame;frame;frame count) instead of the picture
+  --summary   print the share of user and kernel and the functions with the most samples of their
+              own, and with all that they called
 ";
 
 /// One frame and what it called.
@@ -47,6 +51,78 @@ pub fn fold(script: &str) -> BTreeMap<String, u64> {
         }
     }
     folded
+}
+
+/// Folds `perf sched timehist` text: stack to microseconds off the CPU (waiting, and ready but not
+/// yet run).
+pub fn fold_timehist(text: &str) -> BTreeMap<String, u64> {
+    let mut folded = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((stack, micros)) = off_cpu(line) {
+            *folded.entry(stack).or_insert(0) += micros;
+        }
+    }
+    folded.retain(|_, micros| *micros > 0);
+    folded
+}
+
+/// `time [cpu]  command[tid/pid]  wait delay run  leaf <- caller <- ...`, times in milliseconds.
+fn off_cpu(line: &str) -> Option<(String, u64)> {
+    let (_, rest) = line.split_once("] ")?;
+    let (command, rest) = rest.trim_start().split_once('[')?;
+    let (_, rest) = rest.split_once(']')?;
+    let mut words = rest.split_ascii_whitespace();
+    let mut number = || words.next().and_then(|w| w.parse::<f64>().ok());
+    let (wait, delay, _run) = (number()?, number()?, number()?);
+    let chain = words.collect::<Vec<_>>().join(" ").replace(';', ":");
+    let mut frames: Vec<String> = chain
+        .split(" <- ")
+        .filter(|f| !f.is_empty())
+        .map(|f| format!("{f}_[k]"))
+        .collect();
+    frames.push(command.trim().to_owned());
+    frames.reverse();
+    Some((frames.join(";"), ((wait + delay) * 1e3).round() as u64))
+}
+
+/// The share of user and kernel, and the functions that matter most.
+pub fn summary(folded: &BTreeMap<String, u64>) -> String {
+    let mut own: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut all: BTreeMap<&str, u64> = BTreeMap::new();
+    let (mut total, mut kernel) = (0u64, 0u64);
+    for (stack, count) in folded {
+        total += count;
+        let leaf = stack.rsplit(';').next().unwrap_or_default();
+        kernel += if leaf.ends_with("_[k]") { *count } else { 0 };
+        *own.entry(leaf).or_default() += count;
+        let mut seen: Vec<&str> = stack.split(';').collect();
+        // A function that calls itself counts once a sample.
+        seen.sort_unstable();
+        seen.dedup();
+        for frame in seen {
+            *all.entry(frame).or_default() += count;
+        }
+    }
+    let percent = |n: u64| n as f64 * 100.0 / total.max(1) as f64;
+    let mut out = format!(
+        "{total} samples: user {:.1} %, kernel {:.1} %\n",
+        percent(total - kernel),
+        percent(kernel)
+    );
+    for (title, table) in [("of its own", own), ("with what it calls", all)] {
+        for (place, in_kernel) in [("user", false), ("kernel", true)] {
+            out.push_str(&format!("\n{place}, {title}:\n"));
+            let mut rows: Vec<_> = table
+                .iter()
+                .filter(|(name, _)| name.ends_with("_[k]") == in_kernel)
+                .collect();
+            rows.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            for (name, count) in rows.iter().take(30) {
+                out.push_str(&format!("{:7.2} %  {name}\n", percent(**count)));
+            }
+        }
+    }
+    out
 }
 
 /// `ffffffff81 tcp_sendmsg+0x10 ([kernel.kallsyms])` gives `tcp_sendmsg_[k]`.
@@ -189,6 +265,8 @@ fn escape(text: &str) -> String {
 /// On wrong usage, or when stdin can't be read.
 pub fn main(mut args: Args) -> Result<(), String> {
     let folded_only = args.flag("--folded");
+    let timehist = args.flag("--timehist");
+    let summed = args.flag("--summary");
     let title = args
         .value("--title")?
         .unwrap_or_else(|| "Flame graph".into());
@@ -197,11 +275,18 @@ pub fn main(mut args: Args) -> Result<(), String> {
     std::io::stdin()
         .read_to_end(&mut bytes)
         .map_err(|e| e.to_string())?;
-    let folded = fold(&String::from_utf8_lossy(&bytes));
+    let text = String::from_utf8_lossy(&bytes);
+    let folded = if timehist {
+        fold_timehist(&text)
+    } else {
+        fold(&text)
+    };
     if folded.is_empty() {
         return Err("no samples on stdin".into());
     }
-    if folded_only {
+    if summed {
+        print!("{}", summary(&folded));
+    } else if folded_only {
         for (stack, count) in &folded {
             println!("{stack} {count}");
         }
@@ -241,6 +326,32 @@ nginx  900  100.27:     250000 cpu-clock:
                 "nginx;main;alloc<T> 2"
             ]
         );
+    }
+
+    #[test]
+    fn time_off_the_cpu() {
+        let text = "\
+           time    cpu  task name                       wait time  sch delay   run time
+--------------- ------  ------------------------------  ---------  ---------  ---------
+    3452.278521 [0000]  data core 0[17535/1753]             0.213      0.027      0.045    io_cqring_wait <- do_syscall_64
+    3452.278594 [0000]  data core 0[17535/1753]             0.050      0.010      0.023    io_cqring_wait <- do_syscall_64
+    3452.278600 [0000]  odd
+";
+        let folded = fold_timehist(text);
+        let stack = "data core 0;do_syscall_64_[k];io_cqring_wait_[k]";
+        assert_eq!(folded.get(stack), Some(&300));
+        assert_eq!(folded.len(), 1);
+    }
+
+    #[test]
+    fn sums() {
+        let text = summary(&fold(SCRIPT));
+        assert!(
+            text.starts_with("3 samples: user 66.7 %, kernel 33.3 %\n"),
+            "{text}"
+        );
+        assert!(text.contains("  66.67 %  alloc<T>\n"), "{text}");
+        assert!(text.contains(" 100.00 %  main\n"), "{text}");
     }
 
     #[test]
