@@ -115,3 +115,9 @@ fn set_cookie_lines_are_taken_apart() {
     );
     assert!(set.has("httponly") && set.expires() && !set.has("secure"));
 }
+
+#[test]
+fn the_handshake_of_the_rfc_is_reproduced() {
+    use crate::harness::websocket::{HANDSHAKE_ACCEPT, HANDSHAKE_KEY, accept_for};
+    assert_eq!(accept_for(HANDSHAKE_KEY), HANDSHAKE_ACCEPT);
+}

@@ -3,7 +3,10 @@
 //! One module a part of the product, one test a rule; the name of a test is the rule. `harness` has
 //! the gateway, upstreams and clients. `HOLDFAST_E2E_FULL=1` runs the full sizes.
 
+mod admin;
 mod affinity;
+mod cli;
+mod clients;
 mod harness;
 mod hostile;
 mod http1;

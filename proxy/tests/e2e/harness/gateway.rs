@@ -18,7 +18,8 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
 pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Lines {
-    fn follow(pipe: impl Read + Send + 'static) -> Self {
+    /// Follows a pipe from a thread of its own.
+    pub fn follow(pipe: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let copy = lines.clone();
         std::thread::spawn(move || {

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, Connection, Response};
 pub use gateway::{Gateway, Launch};
-pub use http::Head;
 pub use reply::Reply;
 pub use upstream::{Link, Received, Upstream};
 
@@ -103,4 +102,21 @@ pub fn indent(text: &str, by: usize) -> String {
     text.lines()
         .map(|line| format!("{:by$}{line}\n", ""))
         .collect()
+}
+
+/// A folder of the material that is shared beside the repository, such as `spec/examples`; `None`,
+/// said aloud, where it is not there (`HOLDFAST_SHARED` names another place).
+pub fn shared(folder: &str) -> Option<std::path::PathBuf> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = [root.join("../../shared"), root.join("../../../shared")];
+    let given = std::env::var_os("HOLDFAST_SHARED").map(std::path::PathBuf::from);
+    let found = given
+        .into_iter()
+        .chain(places)
+        .map(|place| place.join(folder))
+        .find(|path| path.is_dir());
+    if found.is_none() {
+        eprintln!("skipped: no {folder} (set HOLDFAST_SHARED)");
+    }
+    found
 }

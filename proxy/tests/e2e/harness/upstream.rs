@@ -14,10 +14,6 @@ use super::{PATIENCE, Reply, lock};
 /// One request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// Which upstream got it.
-    pub upstream: String,
-    /// Number of the connection, from 0, in the order of accept.
-    pub connection: usize,
     pub head: Head,
     /// The head's bytes.
     pub raw_head: Vec<u8>,
@@ -87,7 +83,6 @@ impl Write for Stream {
 /// An accepted connection in the hands of a raw handler.
 pub struct Link {
     pub wire: Wire<Stream>,
-    pub number: usize,
     inner: Arc<Inner>,
 }
 
@@ -124,8 +119,6 @@ impl Link {
         }
         let body = self.wire.body(framing)?;
         let received = Received {
-            upstream: self.inner.id.clone(),
-            connection: self.number,
             head,
             raw_head,
             body: body.data,
@@ -262,11 +255,6 @@ impl Upstream {
             .port()
     }
 
-    /// Its id.
-    pub fn id(&self) -> &str {
-        &self.inner.id
-    }
-
     /// Its TCP port.
     pub fn port(&self) -> u16 {
         match &self.inner.place {
@@ -355,11 +343,6 @@ impl Upstream {
         self.inner.open.load(Ordering::SeqCst)
     }
 
-    /// Forgets the requests so far.
-    pub fn clear(&self) {
-        lock(&self.inner.received).clear();
-    }
-
     /// Ends every open connection, but goes on listening.
     pub fn cut(&self) {
         for stream in lock(&self.inner.live).drain(..) {
@@ -410,7 +393,7 @@ fn spawn(inner: Arc<Inner>, acceptor: Acceptor) -> std::thread::JoinHandle<()> {
             if inner.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            let number = inner.accepted.fetch_add(1, Ordering::SeqCst);
+            inner.accepted.fetch_add(1, Ordering::SeqCst);
             inner.open.fetch_add(1, Ordering::SeqCst);
             if let Ok(copy) = stream.try_clone() {
                 lock(&inner.live).push(copy);
@@ -420,7 +403,6 @@ fn spawn(inner: Arc<Inner>, acceptor: Acceptor) -> std::thread::JoinHandle<()> {
                 drop(stream.set_read_timeout(4 * PATIENCE));
                 let mut link = Link {
                     wire: Wire::new(stream),
-                    number,
                     inner: inner.clone(),
                 };
                 link.wire.forget();

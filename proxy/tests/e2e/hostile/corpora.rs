@@ -1,30 +1,16 @@
-//! Corpora of others, where they are at hand: `../shared/trials` beside the repository, or
-//! `HOLDFAST_TRIALS`.
+//! Corpora of others, where they are at hand.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 
 use super::one_reading;
 use crate::harness::http::latin1;
-use crate::harness::{Gateway, Reply, Upstream, lock, service};
+use crate::harness::{Gateway, Reply, Upstream, lock, service, shared};
 
 /// The file of that name; `None`, said aloud, where there is none.
 fn corpus(name: &str) -> Option<serde_json::Value> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/trials");
-    let above = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/trials");
-    let given = std::env::var_os("HOLDFAST_TRIALS").map(PathBuf::from);
-    let path = given
-        .into_iter()
-        .chain([beside, above])
-        .map(|dir| dir.join(name))
-        .find(|path| path.exists());
-    let Some(path) = path else {
-        eprintln!("skipped: no {name} (set HOLDFAST_TRIALS)");
-        return None;
-    };
-    let text = std::fs::read_to_string(path).expect("readable");
+    let text = std::fs::read_to_string(shared("trials")?.join(name)).expect("readable");
     Some(serde_json::from_str(&text).expect("JSON"))
 }
 
