@@ -5,7 +5,7 @@
 //!
 //! Invariants: a map never holds a key twice; every key is text; depth and size are bounded, so later
 //! walks may recurse. Scalars stay text: what a scalar means depends on its key, and is decided in
-//! [`crate::check`].
+//! `check`.
 //!
 //! Deliberately absent: anchors, aliases, merge keys and tags. They make a file mean something that is
 //! not written where it is read, and aliases can blow a small file up to a huge one.

@@ -4,7 +4,7 @@
 //! else in Holdfast reads configuration text. May be called on any thread; nothing is kept between calls
 //! but the table.
 //!
-//! The way: [`document`] (text to tree, with positions) → [`merge`] (several files as one) → [`env`]
+//! The way: [`document`] (text to tree, with positions) → [`merge`] (several files as one) → [`mod@env`]
 //! (variables) → `shape` (every node against the key table) → `check` (rules over several values, and the
 //! plan).
 //!

@@ -1,6 +1,6 @@
 //! The plan: what a valid configuration means, typed, with every default filled in.
 //!
-//! Only [`crate::check`] makes a [`Plan`], and only from a configuration without errors: who holds
+//! Only [`crate::load`] makes a [`Plan`], and only from a configuration without errors: who holds
 //! one needs to check nothing again. A plan is immutable and is shared by all threads behind an
 //! `Arc`. It holds no positions and no text of the file.
 

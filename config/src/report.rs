@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Diagnostic`], [`Pos`] and the collection of both. Used by every part of this crate.
 //! Invariant: a text never holds a secret; whoever makes one shows values only through
-//! [`crate::values::shown`].
+//! `values::shown`.
 
 use std::fmt;
 

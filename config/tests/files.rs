@@ -148,6 +148,23 @@ fn nothing_at_all_passes_a_check() {
 }
 
 #[test]
+fn upstreams_are_all_that_is_needed_to_run() {
+    let p = plan(
+        "gateway: { services: [{ upstreams: [{ address: 'a:1' }] }], router: { rules: [{}] }, listeners: [{}] }",
+    );
+    assert_eq!(p.services[0].name, "service-1");
+    assert_eq!(
+        (
+            p.rules[0].service,
+            p.rules[0].path.as_str(),
+            p.rules[0].prefix
+        ),
+        (0, "/", true)
+    );
+    assert_eq!(p.listeners[0].address.port(), 8080);
+}
+
+#[test]
 fn defaults_of_a_short_file() {
     let p = file("start.yaml");
     assert_eq!(p.limits.header_bytes, 16 << 10);
@@ -626,7 +643,7 @@ fn the_schema_knows_every_key() {
         assert!(text.starts_with(row.doc), "{}", row.pattern);
     }
     let name = &schema["properties"]["gateway"]["properties"]["services"]["items"];
-    assert_eq!(name["required"], serde_json::json!(["name", "upstreams"]));
+    assert_eq!(name["required"], serde_json::json!(["upstreams"]));
     assert_eq!(name["additionalProperties"], false);
     let timeout = &schema["properties"]["gateway"]["properties"]["session"]["properties"]["options"]
         ["properties"]["timeout"];

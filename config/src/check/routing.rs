@@ -106,7 +106,15 @@ fn service(
     report: &mut Report,
 ) -> Option<usize> {
     let view = item.at("serviceName");
-    let name = view.text()?;
+    let Some(name) = view.text() else {
+        if services.len() > 1 && !view.written() {
+            item.error(
+                report,
+                "`serviceName` is required where there are several services",
+            );
+        }
+        return (!services.is_empty()).then_some(0);
+    };
     let found = services.iter().position(|s| s.name == name);
     if found.is_none() && view.node().is_some() {
         let names = services.iter().map(|s| s.name.as_str());

@@ -30,15 +30,19 @@ pub(super) fn services(
         }
         return list;
     }
-    for item in items {
-        let service = service(&item, report);
-        if !service.name.is_empty() && list.iter().any(|s| s.name == service.name) {
+    for (i, item) in items.iter().enumerate() {
+        let service = service(item, i, report);
+        if list.iter().any(|s| s.name == service.name) {
             item.at("name").error(
                 report,
-                format!(
-                    "another service is named {} already",
-                    item.at("name").shown()
-                ),
+                if item.at("name").written() {
+                    format!(
+                        "another service is named {} already",
+                        item.at("name").shown()
+                    )
+                } else {
+                    "needs a `name`: another service has the one that is its own by position".into()
+                },
             );
         }
         list.push(service);
@@ -46,13 +50,16 @@ pub(super) fn services(
     list
 }
 
-fn service(item: &View<'_>, report: &mut Report) -> Service {
+fn service(item: &View<'_>, index: usize, report: &mut Report) -> Service {
     let connections = item.at("connections");
     let retry = item.at("retry");
     let control = item.at("control").texts();
     let has = |word: &str| control.iter().any(|c| c == word);
     Service {
-        name: item.at("name").text().unwrap_or_default(),
+        name: item
+            .at("name")
+            .text()
+            .unwrap_or_else(|| format!("service-{}", index + 1)),
         balancing: match item.at("loadBalancing").text().as_deref() {
             Some("least-connections") => Balancing::LeastConnections,
             Some("random-two") => Balancing::RandomTwo,

@@ -22,6 +22,13 @@ pub(super) fn websocket(gateway: &View<'_>, report: &mut Report) -> WebSocket {
             .at("maxBytes")
             .error(report, "is more than maxTotalBytes");
     }
+    if sessions.on()
+        && recovery.on()
+        && recovery.at("mode").text().as_deref() == Some("transparent")
+    {
+        let what = "transparent recovery is best effort: what the lost connection had taken and the client had not read is lost; `mode: negotiated` loses nothing";
+        recovery.warn(report, what);
+    }
     WebSocket {
         enabled: sessions.on(),
         allowed_origins: view

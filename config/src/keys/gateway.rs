@@ -49,7 +49,7 @@ fn listeners() -> Vec<Key> {
     let p = |name: &str| format!("gateway.listeners[].{name}");
     vec![
         key("gateway.listeners", List, Else("one on 0.0.0.0:8080"), "Where clients are served.", Yes),
-        key(p("address"), Text(Form::Socket), Required, "Address and port; port 0 lets the kernel choose.", Yes),
+        key(p("address"), Text(Form::Socket), Is("0.0.0.0:8080"), "Address and port; port 0 lets the kernel choose.", Yes),
         key(p("tls"), OneOrMany, ABSENT, "Ends TLS here; a list gives several certificates by SNI.", No("TLS towards clients; the listener serves plain HTTP")),
         key(p("tls[].certificate"), Text(Form::Any), Required, "PEM file of the certificate chain.", Yes),
         key(p("tls[].key"), Text(Form::Any), Required, "PEM file of the private key.", Yes),
@@ -119,7 +119,7 @@ fn services() -> Vec<Key> {
     let p = |name: &str| format!("gateway.services[].{name}");
     vec![
         key("gateway.services", List, ABSENT, "Groups of upstreams that serve the same thing; needed by `run`.", Yes),
-        key(p("name"), Text(Form::Name), Required, "Unique name; rules refer to it.", Yes),
+        key(p("name"), Text(Form::Name), Else("service-1, service-2, …"), "Unique name; rules refer to it, and pins depend on it.", Yes),
         key(p("loadBalancing"), Enum(&["round-robin", "least-connections", "random-two", "consistent-hash"]), Is("round-robin"), "What chooses an upstream for a client without a pin.", Yes),
         key(p("upstreams"), List, Required, "The servers.", Yes),
         key(p("upstreams[].id"), Text(Form::Name), Else("derived from the address"), "Stable name, unique within the service; pins hold it.", Yes),
@@ -189,7 +189,7 @@ fn rules() -> Vec<Key> {
         key(p("path"), Text(Form::RulePath), Is("/*"), "/chat/* is /chat and everything below it; /chat is that path alone.", Yes),
         key(p("host"), Text(Form::Host), Else("any"), "Host that the rule is for; *.example.com is any below it.", Yes),
         key(p("methods"), Texts(Form::Method), Is("[]"), "Methods that the rule is for; empty is all.", Yes),
-        key(p("serviceName"), Text(Form::Name), Required, "Service that serves it.", Yes),
+        key(p("serviceName"), Text(Form::Name), Else("the only service"), "Service that serves it; needed where there are several.", Yes),
     ]
 }
 
