@@ -22,6 +22,8 @@ use crate::report::{Pos, Report};
 pub const MAX_BYTES: usize = 4 << 20;
 /// Deepest nesting of maps and lists.
 pub const MAX_DEPTH: usize = 32;
+/// Most keys of one map, and items of one list: walks compare them pairwise.
+pub const MAX_ITEMS: usize = 10_000;
 
 /// A value and where it begins.
 #[derive(Clone, PartialEq, Eq)]
@@ -226,6 +228,18 @@ pub fn parse(file: usize, text: &str, report: &mut Report) -> Option<Node> {
             }
         }
         builder.event(event, span)?;
+        if builder
+            .stack
+            .last()
+            .is_some_and(|open| open.len() > MAX_ITEMS)
+        {
+            let at = builder.pos(span.start);
+            builder.fail(
+                at,
+                format!("more than {MAX_ITEMS} keys or items in one place"),
+            );
+            return None;
+        }
     }
     if builder.failed {
         return None;
@@ -256,6 +270,15 @@ enum Open {
         entries: Vec<Entry>,
         key: Option<(String, Pos)>,
     },
+}
+
+impl Open {
+    fn len(&self) -> usize {
+        match self {
+            Open::List(_, items) => items.len(),
+            Open::Map { entries, .. } => entries.len(),
+        }
+    }
 }
 
 struct Builder<'r> {

@@ -9,6 +9,9 @@ use std::fmt;
 /// Shorter values of variables are words and numbers, which texts hold of themselves.
 const MIN_HIDDEN: usize = 8;
 
+/// Most errors, and most warnings, that are kept.
+const MAX_FINDINGS: usize = 1000;
+
 /// A place in one of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pos {
@@ -91,9 +94,16 @@ impl Report {
     }
 }
 
+/// Notes each finding once. One past the bound says that more are not shown.
 fn push(list: &mut Vec<(Pos, String, String)>, at: Pos, path: &str, message: String) {
     let item = (at, path.to_owned(), message);
-    if !list.contains(&item) {
+    if list.len() == MAX_FINDINGS {
+        list.push((
+            at,
+            String::new(),
+            format!("more than {MAX_FINDINGS}; the rest is not shown"),
+        ));
+    } else if list.len() < MAX_FINDINGS && !list.contains(&item) {
         list.push(item);
     }
 }

@@ -184,6 +184,25 @@ fn long_and_deep_texts_end_soon() {
         format!("gateway:\n  node: \"{}\"", "${A".repeat(50_000)),
         format!("gateway:\n  node: \"{}\"", "${AB:-".repeat(50_000)),
         "x".repeat(5 << 20),
+        format!("gateway: [{}]", "a, ".repeat(500_000)),
+        format!(
+            "gateway: {{ {} }}",
+            (0..300_000)
+                .map(|i| format!("k{i}: 1"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+        format!(
+            "gateway: {{ limits: {{ {} }} }}",
+            (0..9_000)
+                .map(|i| format!("headrs{i}: 1"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+        format!(
+            "gateway: {{ websocket: {{ allowedOrigins: [{}1] }} }}",
+            (0..9_990).map(|i| format!("{i}, ")).collect::<String>()
+        ),
     ] {
         assert!(!load(&[text], Mode::Check).errors.is_empty());
     }

@@ -33,10 +33,8 @@ pub(super) fn listeners(gateway: &View<'_>, report: &mut Report) -> Vec<Listener
             continue;
         };
         if address.port() != 0 && list.iter().any(|l| l.address == address) {
-            item.at("address").error(
-                report,
-                format!("{} is listened to twice", item.at("address").shown()),
-            );
+            item.at("address")
+                .error(report, "another listener has the same address");
         }
         list.push(Listener {
             address,
