@@ -1,2 +1,7 @@
-//! The holdfast command.
-fn main() {}
+//! The `holdfast` command: see [`holdfast::boot::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(holdfast::boot::cli::main(std::env::args().skip(1)))
+}

@@ -36,6 +36,7 @@ mod name;
 pub mod path;
 pub mod query;
 mod request;
+pub mod read;
 mod response;
 mod scan;
 

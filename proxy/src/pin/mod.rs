@@ -29,5 +29,6 @@ pub mod policy;
 pub mod ring;
 pub mod rules;
 pub mod set_cookie;
+pub mod stage;
 pub mod state;
 pub mod table;

@@ -66,6 +66,15 @@ impl Shard {
         Attached::Valid(self.touch(slot, now))
     }
 
+    /// Whether the session is here, under this secret as its current one where one is named. Touches
+    /// nothing.
+    pub fn holds(&self, sid: &Sid, digest: Option<&Digest>) -> bool {
+        let Some(slot) = self.find(sid) else {
+            return false;
+        };
+        digest.is_none_or(|digest| self.store.at(slot).digest == *digest)
+    }
+
     #[inline]
     fn touch(&mut self, slot: u32, now: u64) -> Valid {
         let entry = self.store.at_mut(slot);

@@ -8,7 +8,7 @@ use super::admin::{Filter, Page};
 use super::attach::Attached;
 use super::life::Created;
 use crate::Entropy;
-use crate::id::Sid;
+use crate::id::{Digest, Sid};
 use crate::merge::Effect;
 use crate::pins::{Pin, PinKey, PinSweep, UpstreamHash};
 use crate::record::Record;
@@ -39,6 +39,13 @@ pub enum Ask {
         except: Option<Sid>,
         /// Why.
         reason: Reason,
+    },
+    /// [`Shard::holds`].
+    Holds {
+        /// Which.
+        sid: Sid,
+        /// Under this secret.
+        digest: Digest,
     },
     /// [`Shard::get`].
     Get(Sid),
@@ -122,6 +129,8 @@ pub enum Answer {
     Apply(Box<Applied>),
     /// To `Destroy`, `DestroySubject` and `FindAndDestroy`: how many.
     Destroyed(u32),
+    /// To `Holds`.
+    Holds(bool),
     /// To `Get`.
     Get(Option<Box<View>>),
     /// To `List`.
@@ -167,6 +176,7 @@ impl Shard {
                 except,
                 reason,
             } => Answer::Destroyed(self.destroy_subject(&subject, except.as_ref(), reason, now)),
+            Ask::Holds { sid, digest } => Answer::Holds(self.holds(&sid, Some(&digest))),
             Ask::Get(sid) => Answer::Get(self.get(&sid, now).map(Box::new)),
             Ask::List {
                 cursor,

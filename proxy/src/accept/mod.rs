@@ -1,0 +1,254 @@
+//! Client connections of a data core: taking them, waiting on them, parking them, ending them.
+//!
+//! Owns the accept loops, [`Conn`] (a connection as plain data: socket, unread bytes, addresses,
+//! deadline) and the parking lot's loop. Runs on its data core's thread alone.
+//!
+//! Invariants: a connection is in one place at a time: a task of its own while a request may be
+//! under way, an entry of the lot while it idles; bytes read and not used are carried in
+//! [`Conn::input`] and looked at before anything is read; a connection is counted in
+//! `Shared::connections` from accept to close, parked or not. It deliberately knows nothing of HTTP
+//! but the time a head may take. Tested end to end, and the lot in the runtime crate.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use holdfast_runtime::buffers::Buffer;
+use holdfast_runtime::deadline::Expire;
+use holdfast_runtime::parking::Why;
+use holdfast_runtime::socket::{Accepted, Listener, is_exhausted};
+use holdfast_runtime::stream::Stream;
+
+use crate::core::Core;
+use crate::metrics::Metric;
+use crate::parse::{HeadScan, RequestHead, ResponseHead};
+use crate::serve::{Next, serve};
+
+/// How long a connection waits with a task of its own before it is parked.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// How long, and how much, an ended connection is read so that a last answer is not lost to a reset.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A client connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its socket. Shared only with the pump of a request's body, and never past the exchange.
+    pub stream: Rc<Stream>,
+    /// Who is at the other end (IPv4-mapped addresses as IPv4).
+    pub peer: SocketAddr,
+    /// Index into `Plan::listeners`.
+    pub listener: u16,
+    /// Both ends are on this machine.
+    pub loopback: bool,
+    /// Requests begun.
+    pub requests: u32,
+    /// Bytes read and not yet used.
+    pub input: Buffer,
+    /// The head of the request under way; offsets are into `input`.
+    pub head: RequestHead,
+    /// How far `input` was looked at.
+    pub scan: HeadScan,
+    /// The head of the response under way; offsets are into the exchange's input.
+    pub response: ResponseHead,
+    /// How far that input was looked at.
+    pub response_scan: HeadScan,
+}
+
+/// A connection in the parking lot.
+#[derive(Debug, Clone, Copy)]
+pub struct Parked {
+    peer: SocketAddr,
+    listener: u16,
+    loopback: bool,
+    requests: u32,
+}
+
+impl Conn {
+    fn new(stream: Stream, parked: Parked) -> Self {
+        Self {
+            stream: Rc::new(stream),
+            peer: parked.peer,
+            listener: parked.listener,
+            loopback: parked.loopback,
+            requests: parked.requests,
+            input: Buffer::empty(),
+            head: RequestHead::default(),
+            scan: HeadScan::default(),
+            response: ResponseHead::default(),
+            response_scan: HeadScan::default(),
+        }
+    }
+
+    fn park(self) -> Option<(OwnedFd, Parked)> {
+        let Self { stream, peer, listener, loopback, requests, .. } = self;
+        let fd = Rc::into_inner(stream)?.into_fd().ok()?;
+        Some((fd, Parked { peer, listener, loopback, requests }))
+    }
+}
+
+/// Takes connections of one listener until the core drains.
+pub async fn listen(core: &'static Core, listener: Listener, index: u16) {
+    loop {
+        let accepted = {
+            let mut drain = pin!(core.until(|core| core.draining.get()));
+            let mut accept = pin!(listener.accept());
+            poll_fn(|cx| match accept.as_mut().poll(cx) {
+                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                Poll::Pending => drain.as_mut().poll(cx).map(|()| None),
+            })
+            .await
+        };
+        match accepted {
+            Some(Ok(Accepted { stream, peer })) => admit(core, stream, peer, index),
+            Some(Err(error)) => {
+                core.metrics().count(Metric::AcceptErrors);
+                if !is_exhausted(&error) {
+                    crate::log::error(format!("core {}: a listener failed: {error}", core.index));
+                    break;
+                }
+            }
+            None => break,
+        }
+    }
+}
+
+fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener: u16) {
+    // A unix peer is on this machine.
+    let peer = peer.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let open = core.shared.connections.fetch_add(1, Relaxed);
+    if open >= core.shared.plan.runtime.max_connections {
+        core.shared.connections.fetch_sub(1, Relaxed);
+        core.metrics().count(Metric::ConnectionsRefused);
+        return;
+    }
+    core.metrics().count(Metric::ConnectionsAccepted);
+    core.open.set(core.open.get() + 1);
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let loopback = core.listener_loopback(listener, &stream) && is_loopback(peer.ip());
+    let conn = Conn::new(stream, Parked { peer, listener, loopback, requests: 0 });
+    monoio::spawn(run(core, conn));
+}
+
+/// Is this an address of this machine alone?
+pub fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Brings parked connections back when something happens on them.
+pub async fn watch_lot(core: &'static Core) {
+    loop {
+        let parked = match core.lot.next().await {
+            Ok(parked) => parked,
+            Err(error) => {
+                crate::log::error(format!("core {}: the parking lot failed: {error}", core.index));
+                return;
+            }
+        };
+        match parked.why {
+            Why::Readable => match Stream::from_fd(parked.fd) {
+                Ok(stream) => {
+                    monoio::spawn(run(core, Conn::new(stream, parked.data)));
+                }
+                Err(_) => closed(core),
+            },
+            Why::Closed | Why::Expired => {
+                drop(parked.fd);
+                closed(core);
+            }
+        }
+    }
+}
+
+/// Counts a connection that is gone.
+pub fn closed(core: &Core) {
+    core.shared.connections.fetch_sub(1, Relaxed);
+    core.open.set(core.open.get() - 1);
+    core.check_drained();
+}
+
+/// Serves one connection until it ends or is parked.
+async fn run(core: &'static Core, mut conn: Conn) {
+    loop {
+        match wait(core, &mut conn).await {
+            Wait::Request => {}
+            Wait::Park => {
+                let idle = idle_limit(core, &conn);
+                let parked = conn.park().and_then(|(fd, data)| core.lot.park(fd, data, idle).ok());
+                if parked.is_none() {
+                    closed(core);
+                }
+                return;
+            }
+            Wait::End => break,
+        }
+        conn.requests = conn.requests.saturating_add(1);
+        match serve(core, &mut conn).await {
+            Next::Keep if core.draining.get() && conn.input.is_empty() => break,
+            Next::Keep => {}
+            Next::Close => break,
+            Next::Linger => {
+                linger(&mut conn).await;
+                break;
+            }
+        }
+    }
+    drop(conn);
+    closed(core);
+}
+
+fn idle_limit(core: &Core, conn: &Conn) -> Duration {
+    let limits = &core.shared.plan.limits;
+    let limit = if conn.requests == 0 { limits.header_timeout } else { limits.idle_timeout };
+    if limit.is_zero() { Duration::from_secs(86_400) } else { limit.saturating_sub(PARK_AFTER).max(Duration::from_millis(100)) }
+}
+
+enum Wait {
+    Request,
+    Park,
+    End,
+}
+
+async fn wait(core: &'static Core, conn: &mut Conn) -> Wait {
+    if !conn.input.is_empty() {
+        return Wait::Request;
+    }
+    // No buffer is held while a connection waits.
+    conn.input = Buffer::empty();
+    if core.draining.get() && conn.requests > 0 {
+        return Wait::End;
+    }
+    conn.stream.arm(PARK_AFTER, Expire::Wake);
+    match conn.stream.slot().until(conn.stream.readable()).await {
+        Some(Ok(())) => Wait::Request,
+        Some(Err(_)) => Wait::End,
+        None if core.draining.get() => Wait::End,
+        None => Wait::Park,
+    }
+}
+
+/// Reads and throws away what a client still sends after its last answer, for a bounded time: closing
+/// a socket with unread bytes resets it, and a reset can destroy the answer on its way (RFC 9112, 9.6).
+async fn linger(conn: &mut Conn) {
+    conn.stream.shutdown(std::net::Shutdown::Write).ok();
+    conn.stream.arm(LINGER, Expire::Read);
+    let mut seen = 0;
+    let mut buffer = std::mem::take(&mut conn.input);
+    if buffer.capacity() == 0 {
+        buffer = Buffer::take();
+    }
+    while seen < LINGER_BYTES {
+        buffer.clear();
+        let (read, back) = conn.stream.read(buffer).await;
+        buffer = back;
+        match read {
+            Ok(n) if n > 0 => seen += n,
+            _ => break,
+        }
+    }
+}

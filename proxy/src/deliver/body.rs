@@ -1,0 +1,233 @@
+//! The response's body on its way to the client.
+//!
+//! Owns how a body is delimited on both sides. Runs on a data core.
+//!
+//! Invariants: at most one buffer, or one pipe, is between upstream and client; what the upstream
+//! cut short is never made to look whole; bytes behind a body's end are no one's and end the
+//! upstream's connection.
+
+use std::time::Duration;
+
+use holdfast_runtime::buffers::Buffer;
+use holdfast_runtime::deadline::Expire;
+use holdfast_runtime::splice;
+
+use crate::accept::Conn;
+use crate::core::Core;
+use crate::forward::body::{BodyError, SPLICE_FROM, transcode, write_chunk_header};
+use crate::forward::pool::UpstreamConn;
+use crate::metrics::Metric;
+use crate::parse::{Framing, Version, chunked};
+use crate::text::Sink;
+
+/// A client that takes nothing at all for so long is ended.
+pub const CLIENT_STALL: Duration = Duration::from_secs(60);
+
+/// How the body goes out.
+#[derive(Debug)]
+pub struct Plan {
+    /// As the upstream delimits it.
+    pub framing: Framing,
+    /// The client takes chunks.
+    pub chunks: bool,
+    /// The client's connection is kept afterwards.
+    pub keep: bool,
+}
+
+impl Plan {
+    /// From the heads of both sides.
+    pub fn new(core: &Core, conn: &Conn, request_done: bool) -> Self {
+        let framing = conn.response.framing;
+        let chunks = conn.head.version == Version::Http11;
+        let delimited = chunks || !matches!(framing, Framing::Chunked | Framing::UntilClose);
+        Self { framing, chunks, keep: conn.head.keep_alive && delimited && request_done && !core.draining.get() }
+    }
+
+    /// Chunks are written to the client.
+    pub fn encodes(&self) -> bool {
+        self.chunks && matches!(self.framing, Framing::Chunked | Framing::UntilClose)
+    }
+}
+
+/// How sending ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All was sent; the upstream's connection is clean (true) or not.
+    Whole(bool),
+    /// The client went away, or was too slow.
+    Client,
+    /// The upstream broke off.
+    Upstream,
+}
+
+/// Sends `out` (the head) and the body behind it. `input` holds what was read of the body so far.
+pub async fn send(
+    core: &Core,
+    conn: &Conn,
+    up: &UpstreamConn,
+    plan: &Plan,
+    input: Buffer,
+    out: Buffer,
+    sent: &mut u64,
+) -> End {
+    let result = match plan.framing {
+        Framing::Length(n) => by_length(core, conn, up, n, input, out, sent).await,
+        Framing::Chunked => by_chunks(core, conn, up, plan, input, out, sent).await,
+        Framing::UntilClose => until_close(core, conn, up, plan, input, out, sent).await,
+        Framing::None => {
+            let clean = input.is_empty();
+            write(core, conn, out, sent).await.map(|_| clean)
+        }
+    };
+    match result {
+        Ok(clean) => End::Whole(clean),
+        Err(end) => end,
+    }
+}
+
+/// Writes all of `out` to the client, within its time; the buffer comes back empty.
+async fn write(core: &Core, conn: &Conn, out: Buffer, sent: &mut u64) -> Result<Buffer, End> {
+    let n = out.len() as u64;
+    conn.stream.arm(CLIENT_STALL, Expire::Both);
+    let (written, out) = conn.stream.write_all(out).await;
+    conn.stream.disarm();
+    written.map_err(|_| End::Client)?;
+    core.metrics().add(Metric::BytesToClients, n);
+    *sent += n;
+    Ok(out)
+}
+
+async fn read(up: &UpstreamConn, mut input: Buffer) -> Result<(usize, Buffer), End> {
+    if input.spare_len() == 0 {
+        input.reserve(8 * 1024);
+    }
+    let (read, input) = up.stream.read(input).await;
+    Ok((read.map_err(|_| End::Upstream)?, input))
+}
+
+async fn by_length(
+    core: &Core,
+    conn: &Conn,
+    up: &UpstreamConn,
+    length: u64,
+    mut input: Buffer,
+    mut out: Buffer,
+    sent: &mut u64,
+) -> Result<bool, End> {
+    let mut left = length;
+    let here = (input.len() as u64).min(left) as usize;
+    if here <= out.spare_len() {
+        out.put(&input.as_slice()[..here]);
+        input.consume(here);
+        left -= here as u64;
+    }
+    out = write(core, conn, out, sent).await?;
+    loop {
+        let here = (input.len() as u64).min(left) as usize;
+        if here > 0 {
+            left -= here as u64;
+            if here == input.len() {
+                input = write(core, conn, input, sent).await?;
+            } else {
+                out.put(&input.as_slice()[..here]);
+                input.consume(here);
+                out = write(core, conn, out, sent).await?;
+            }
+        }
+        if left == 0 {
+            return Ok(input.is_empty());
+        }
+        if left >= SPLICE_FROM {
+            left -= spliced(core, conn, up, left, sent).await?;
+            continue;
+        }
+        let (n, back) = read(up, input).await?;
+        input = back;
+        if n == 0 {
+            return Err(End::Upstream);
+        }
+    }
+}
+
+async fn spliced(core: &Core, conn: &Conn, up: &UpstreamConn, left: u64, sent: &mut u64) -> Result<u64, End> {
+    conn.stream.disarm();
+    let moved = splice::splice_exact(&up.stream, &conn.stream, left, |n| {
+        core.metrics().add(Metric::BytesToClients, n);
+        *sent += n;
+    })
+    .await;
+    moved.map_err(|e| if e.side == splice::Side::Read { End::Upstream } else { End::Client })
+}
+
+async fn by_chunks(
+    core: &Core,
+    conn: &Conn,
+    up: &UpstreamConn,
+    plan: &Plan,
+    mut input: Buffer,
+    mut out: Buffer,
+    sent: &mut u64,
+) -> Result<bool, End> {
+    let mut decoder = chunked::Decoder::response();
+    let limits = &core.response_limits;
+    let with_trailers = conn.head.te_trailers;
+    let mut data = 0;
+    loop {
+        let ended = transcode(&mut decoder, limits, &mut input, &mut out, plan.chunks.then_some(with_trailers), &mut data)
+            .map_err(|error| match error {
+                BodyError::Malformed(_) => {
+                    core.metrics().count(Metric::UpstreamMalformed);
+                    End::Upstream
+                }
+                _ => End::Upstream,
+            });
+        // What was whole before the fault is still delivered, and then the connection is cut.
+        if !out.is_empty() {
+            out = write(core, conn, out, sent).await?;
+        }
+        if ended? {
+            return Ok(input.is_empty());
+        }
+        let (n, back) = read(up, input).await?;
+        input = back;
+        if n == 0 {
+            return Err(End::Upstream);
+        }
+    }
+}
+
+async fn until_close(
+    core: &Core,
+    conn: &Conn,
+    up: &UpstreamConn,
+    plan: &Plan,
+    mut input: Buffer,
+    mut out: Buffer,
+    sent: &mut u64,
+) -> Result<bool, End> {
+    loop {
+        if !input.is_empty() {
+            if plan.chunks {
+                write_chunk_header(input.len(), &mut out);
+            }
+            out.put(input.as_slice());
+            if plan.chunks {
+                out.put(b"\r\n");
+            }
+            input.clear();
+        }
+        if !out.is_empty() {
+            out = write(core, conn, out, sent).await?;
+        }
+        let (n, back) = read(up, input).await?;
+        input = back;
+        if n == 0 {
+            break;
+        }
+    }
+    if plan.chunks {
+        out.put(b"0\r\n\r\n");
+        write(core, conn, out, sent).await?;
+    }
+    Ok(false)
+}

@@ -1,0 +1,91 @@
+//! Answering the client: session headers carried out, head rewritten, body streamed.
+//!
+//! Owns the end of an exchange: what becomes of both connections. Runs on a data core.
+//!
+//! Invariants: what an upstream asks of the session is carried out before the first byte of its
+//! response goes on; an upstream connection is kept only if both messages ended where they should.
+
+pub mod body;
+pub mod head;
+pub mod page;
+pub mod tunnel;
+
+use holdfast_runtime::buffers::Buffer;
+
+use crate::accept::Conn;
+use crate::accesslog::Record;
+use crate::core::Core;
+use crate::forward::body::beside;
+use crate::forward::{Answered, Exchange, body_refusal, pool};
+use crate::metrics::Metric;
+use crate::serve::Next;
+use crate::session;
+use body::{End, Plan};
+use page::Refusal;
+
+/// Delivers an answer.
+pub async fn deliver(
+    core: &'static Core,
+    conn: &mut Conn,
+    mut answered: Answered,
+    record: &mut Record,
+) -> Result<Next, Refusal> {
+    let conclusion = session::conclude(core, conn, &mut answered, record).await?;
+    let status = conn.response.status;
+    record.status = status;
+    let mut pump = answered.exchange.pump.take();
+    if let Some(error) = pump.as_ref().and_then(|p| p.state.error.get())
+        && error != crate::forward::body::BodyError::UpstreamGone
+    {
+        return Err(body_refusal(error));
+    }
+    let plan = Plan::new(core, conn, pump.as_ref().is_none_or(|p| p.done()));
+    let mut out = Buffer::take();
+    head::write(core, conn, answered.exchange.input.as_slice(), &conclusion, &plan, &mut out);
+    answered.exchange.input.consume(conn.response.len);
+    if status == 101 {
+        return Ok(tunnel::run(core, conn, answered, out, record).await);
+    }
+    let input = std::mem::take(&mut answered.exchange.input);
+    let sending = body::send(core, conn, &answered.exchange.up, &plan, input, out, &mut record.bytes_out);
+    let end = beside(pump.as_mut(), sending).await;
+    Ok(finish(core, conn, answered, pump, &plan, end, record))
+}
+
+fn finish(
+    core: &'static Core,
+    conn: &mut Conn,
+    answered: Answered,
+    pump: Option<crate::forward::body::Pump>,
+    plan: &Plan,
+    end: End,
+    record: &mut Record,
+) -> Next {
+    match end {
+        End::Client => core.metrics().count(Metric::ClientAborted),
+        End::Upstream => {
+            core.metrics().count(Metric::UpstreamTruncated);
+            record.truncated = true;
+        }
+        End::Whole(_) => {}
+    }
+    let request_done = pump.as_ref().is_none_or(|p| p.done());
+    record.bytes_in = pump.as_ref().map_or(answered.exchange.consumed as u64, |p| conn.head.len as u64 + p.state.bytes.get());
+    core.log(conn, record);
+    let Answered { at, pinned, exchange: Exchange { up, consumed, .. } } = answered;
+    match &pump {
+        None => conn.input.consume(consumed),
+        Some(pump) => conn.input = pump.state.rest.take(),
+    }
+    drop(pump);
+    drop(pinned);
+    if end == End::Whole(true) && request_done && conn.response.keep_alive {
+        pool::checkin(core, at, up);
+    }
+    match end {
+        End::Whole(_) if plan.keep && request_done => Next::Keep,
+        End::Whole(_) => Next::Linger,
+        // The client must notice that the answer is not whole: a close that is no end of chunks.
+        End::Client | End::Upstream => Next::Close,
+    }
+}

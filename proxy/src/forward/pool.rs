@@ -1,0 +1,158 @@
+//! Connections to upstreams: a pool a core and upstream.
+//!
+//! Owns idle connections, newest first, with a bound and an age; nothing is shared between cores.
+//! Runs on its data core.
+//!
+//! Invariants: a connection in the pool has no operation in flight and no unread byte that we asked
+//! for; one that is closed or has bytes nobody asked for is never used again. It deliberately waits
+//! for nothing but `connect`.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use holdfast_config::plan::UpstreamAddress;
+use holdfast_runtime::stream::{Stream, Target};
+
+use crate::core::Core;
+use crate::message::UpstreamRef;
+use crate::metrics::Metric;
+
+/// A connection to an upstream, with its place in the count of what is in flight.
+#[derive(Debug)]
+pub struct UpstreamConn {
+    /// The socket. Shared only with the pump of a request's body.
+    pub stream: Rc<Stream>,
+    /// It was in the pool before.
+    pub reused: bool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    stream: Rc<Stream>,
+    since_ms: u64,
+}
+
+/// The idle connections of one upstream on this core.
+#[derive(Debug, Default)]
+pub struct Pool {
+    idle: RefCell<Vec<Idle>>,
+    /// Resolved addresses of a name; a literal address and a unix socket need none.
+    addresses: RefCell<Option<Arc<[SocketAddr]>>>,
+    turn: Cell<usize>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectError {
+    /// Refused, unreachable, no such name or file.
+    Failed,
+    /// Not within `connectTimeout`.
+    TimedOut,
+}
+
+impl Pool {
+    /// New addresses of its name. Idle connections to other addresses end as they are used up.
+    pub fn set_addresses(&self, addresses: Arc<[SocketAddr]>) {
+        *self.addresses.borrow_mut() = Some(addresses);
+    }
+
+    fn target(&self, address: &UpstreamAddress) -> Option<Target> {
+        match address {
+            UpstreamAddress::Ip(ip) => Some(Target::Tcp(*ip)),
+            UpstreamAddress::Unix(path) => Some(Target::Unix(path.clone())),
+            UpstreamAddress::Name(..) => {
+                let addresses = self.addresses.borrow();
+                let list = addresses.as_ref()?;
+                let turn = self.turn.get();
+                self.turn.set(turn.wrapping_add(1));
+                list.get(turn.checked_rem(list.len())?).map(|a| Target::Tcp(*a))
+            }
+        }
+    }
+
+    /// Closes what has idled too long or was closed by the upstream. Called about once a second.
+    pub fn sweep(&self, now_ms: u64, idle_timeout: Duration) {
+        let limit = idle_timeout.as_millis() as u64;
+        self.idle.borrow_mut().retain(|idle| {
+            (limit == 0 || now_ms.saturating_sub(idle.since_ms) < limit) && !idle.stream.peek_stale()
+        });
+    }
+
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Closes all, such as on a drain of the process.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+}
+
+/// Takes a kept connection, or makes one. `fresh` asks for a new one; `careful` looks whether a kept
+/// one was closed before it is used (one syscall: for requests that could not be tried again).
+pub async fn checkout(core: &Core, at: UpstreamRef, fresh: bool, careful: bool) -> Result<UpstreamConn, ConnectError> {
+    let pool = core.pool(at);
+    while !fresh {
+        let Some(idle) = pool.idle.borrow_mut().pop() else { break };
+        if careful && idle.stream.peek_stale() {
+            core.metrics().count(Metric::UpstreamStale);
+            continue;
+        }
+        core.metrics().count(Metric::UpstreamReused);
+        return Ok(UpstreamConn { stream: idle.stream, reused: true });
+    }
+    let service = &core.shared.plan.services[at.service as usize];
+    let address = &service.upstreams[at.upstream as usize].address;
+    let target = pool.target(address).ok_or(ConnectError::Failed)?;
+    let limit = service.connections.connect_timeout;
+    let connected = Stream::connect(&target, if limit.is_zero() { Duration::from_secs(3_600) } else { limit }).await;
+    let stream = connected.map_err(|e| {
+        if e.kind() == std::io::ErrorKind::TimedOut { ConnectError::TimedOut } else { ConnectError::Failed }
+    })?;
+    core.metrics().count(Metric::UpstreamConnects);
+    Ok(UpstreamConn { stream: Rc::new(stream), reused: false })
+}
+
+/// Keeps a connection whose exchange ended cleanly.
+pub fn checkin(core: &Core, at: UpstreamRef, conn: UpstreamConn) {
+    let UpstreamConn { stream, .. } = conn;
+    stream.disarm();
+    let settings = &core.shared.plan.services[at.service as usize].connections;
+    let pool = core.pool(at);
+    let mut idle = pool.idle.borrow_mut();
+    if idle.len() < settings.max_idle_per_core && !core.draining.get() {
+        idle.push(Idle { stream, since_ms: core.now_ms() });
+    }
+}
+
+/// One exchange in flight at an upstream, over all cores; given back when dropped.
+#[derive(Debug)]
+pub struct Active {
+    core: &'static Core,
+    at: UpstreamRef,
+}
+
+impl Active {
+    /// Takes a place, if `connections.max` leaves one.
+    pub fn take(core: &'static Core, at: UpstreamRef) -> Option<Self> {
+        let max = core.shared.plan.services[at.service as usize].connections.max;
+        let count = &core.shared.active[at.service as usize][at.upstream as usize];
+        if max == 0 {
+            count.fetch_add(1, Relaxed);
+        } else {
+            count.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1)).ok()?;
+        }
+        Some(Self { core, at })
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.core.shared.active[self.at.service as usize][self.at.upstream as usize].fetch_sub(1, Relaxed);
+    }
+}

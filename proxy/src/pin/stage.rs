@@ -1,0 +1,367 @@
+//! The step of the path that finds the request's upstream: the shell around [`super::policy`].
+//!
+//! Runs on a data core. Asks the owner shards of table pins, waits where a pin is held, takes a place
+//! under `connections.max`. It decides nothing itself.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::choose::{Candidate, Tried};
+use super::cookie::Miss;
+use super::ids::UpstreamTag;
+use super::policy::{
+    Action, CookieAction, CookiePin, Decider, Facts, Outcome, RulePolicy, Step, Verdict, View,
+};
+use super::state::Usable;
+use super::table::TableKey;
+use crate::accept::Conn;
+use crate::accesslog::Record;
+use crate::core::{Core, ServiceCore};
+use crate::deliver::page::Refusal;
+use crate::event::{Event, EventKind};
+use crate::forward::{pool::Active, queue};
+use crate::message::UpstreamRef;
+use crate::metrics::PinOutcome;
+use crate::session::Attached;
+
+/// Retry-After of a 503 that says that nothing can serve.
+const RETRY_AFTER: u32 = 5;
+/// How often a held pin looks whether its upstream is back.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A request whose upstream is known, and a place there taken.
+#[derive(Debug)]
+pub struct Pinned {
+    /// Session and facts.
+    pub attached: Attached,
+    /// Where it goes.
+    pub at: UpstreamRef,
+    /// What follows for the pin.
+    pub verdict: Verdict,
+    /// Its place among what is in flight.
+    pub active: Option<Active>,
+    cookie: CookiePin,
+    decider: Option<Box<Decider<'static>>>,
+    tried: Tried,
+}
+
+struct Seen<'a> {
+    conn: &'a Conn,
+    attached: &'a Attached,
+}
+
+impl Facts for Seen<'_> {
+    fn client(&self) -> IpAddr {
+        self.attached.request.client
+    }
+
+    fn peer(&self) -> IpAddr {
+        self.conn.peer.ip()
+    }
+
+    fn sid(&self) -> Option<[u8; 16]> {
+        self.attached.sid().map(|sid| sid.0)
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        let buf = self.conn.input.as_slice();
+        let lines = &self.conn.head.lines;
+        lines
+            .iter()
+            .find(|l| l.is(buf, name.as_bytes()))
+            .map(|l| l.value(buf))
+    }
+}
+
+/// Finds the upstream.
+pub async fn pin(
+    core: &'static Core,
+    conn: &Conn,
+    attached: Attached,
+    record: &mut Record,
+) -> Result<Pinned, Refusal> {
+    let rule = attached.request.rule;
+    let policy = &core.policies[rule];
+    let service = core.service_of(rule);
+    let cookie = read_cookie(core, conn, &attached, policy);
+    let at = UpstreamRef {
+        service: service.index,
+        upstream: 0,
+    };
+    let mut pinned = Pinned {
+        attached,
+        at,
+        verdict: Verdict {
+            action: Action::Unavailable,
+            outcome: Outcome::Off,
+            cookie: CookieAction::Keep,
+            retire_other: false,
+            established: false,
+            broken: None,
+        },
+        active: None,
+        cookie,
+        decider: None,
+        tried: Tried::new(),
+    };
+    let quick = {
+        let candidates = service.candidates.borrow();
+        let view = view(core, &candidates, &pinned.tried);
+        policy.by_cookie(&cookie, &view, &mut service.state.borrow_mut())
+    };
+    match quick {
+        Some(verdict) => pinned.verdict = verdict,
+        None => decide(core, conn, &mut pinned).await,
+    }
+    let outcome = outcome(&pinned.verdict.outcome);
+    record.pin = outcome;
+    core.metrics().routes[rule].pinned(outcome);
+    settle(core, &mut pinned).await?;
+    Ok(pinned)
+}
+
+/// The upstream could not be reached: the next one, by the same rules.
+pub async fn another(core: &'static Core, conn: &Conn, pinned: &mut Pinned) -> Result<(), Refusal> {
+    pinned.active = None;
+    pinned.tried.add(pinned.at.upstream as usize);
+    decide(core, conn, pinned).await;
+    settle(core, pinned).await
+}
+
+/// Follows the verdict: a place at the upstream, or the answer that there is none.
+async fn settle(core: &'static Core, pinned: &mut Pinned) -> Result<(), Refusal> {
+    let upstream = match pinned.verdict.action {
+        Action::Use(upstream) => upstream,
+        Action::Reject(status) => {
+            return Err(Refusal::unavailable(
+                status,
+                "the upstream that this client belongs to does not serve",
+                RETRY_AFTER,
+            ));
+        }
+        Action::Unavailable => {
+            return Err(Refusal::unavailable(
+                503,
+                "no upstream can serve this request now",
+                RETRY_AFTER,
+            ));
+        }
+    };
+    pinned.at.upstream = upstream as u32;
+    let place = queue::place(core, pinned.at).await;
+    pinned.active = Some(place.ok_or_else(|| {
+        Refusal::unavailable(503, "the upstream has all the requests that it takes", 1)
+    })?);
+    Ok(())
+}
+
+fn view<'a>(core: &Core, candidates: &'a [Candidate], tried: &'a Tried) -> View<'a> {
+    View {
+        candidates,
+        tried,
+        now_ms: core.now_ms(),
+        now_minute: core.wall_minute(),
+        random: core.random_u64(),
+    }
+}
+
+fn read_cookie(core: &Core, conn: &Conn, attached: &Attached, policy: &RulePolicy) -> CookiePin {
+    let mut found = CookiePin::Absent;
+    let Some(cookie) = policy.cookie() else {
+        return found;
+    };
+    let buf = conn.input.as_slice();
+    let part = |range: &std::ops::Range<u32>| buf.get(range.start as usize..range.end as usize);
+    for (name, value) in &attached.pins {
+        if let (Some(name), Some(value)) = (part(name), part(value)) {
+            found = cookie.read(name, value, core.wall_minute(), found);
+        }
+    }
+    found
+}
+
+async fn decide(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
+    let rule = pinned.attached.request.rule;
+    let policy = &core.policies[rule];
+    let service = core.service_of(rule);
+    let mut decider = match pinned.decider.take() {
+        Some(mut decider) => {
+            decider.retry();
+            decider
+        }
+        None => {
+            let seen = Seen {
+                conn,
+                attached: &pinned.attached,
+            };
+            Box::new(Decider::new(policy, pinned.cookie, policy.keys(&seen)))
+        }
+    };
+    refresh(core, service);
+    loop {
+        let step = {
+            let candidates = service.candidates.borrow();
+            let view = view(core, &candidates, &pinned.tried);
+            decider.step(&view, &mut service.state.borrow_mut())
+        };
+        match step {
+            Step::Decided(verdict) => {
+                pinned.verdict = verdict;
+                break;
+            }
+            Step::Look { key, .. } => {
+                let pin = core.pin_look(service.index, key, policy.table_life()).await;
+                decider.answer(pin);
+            }
+            Step::Claim {
+                key, tag, replaces, ..
+            } => {
+                let pin = core
+                    .pin_claim(service.index, key, tag, replaces, policy.table_life())
+                    .await;
+                decider.answer(pin);
+            }
+            Step::Hold { upstream, time } => {
+                hold(core, service, &mut pinned.tried, upstream, time).await;
+                decider.waited();
+            }
+        }
+    }
+    pinned.decider = Some(decider);
+}
+
+/// Waits until an upstream may serve again, at most `time`.
+async fn hold(
+    core: &Core,
+    service: &ServiceCore,
+    tried: &mut Tried,
+    upstream: usize,
+    time: Duration,
+) {
+    let until = core.now_ms() + time.as_millis() as u64;
+    while core.now_ms() < until {
+        monoio::time::sleep(LOOK).await;
+        let usable = service.candidates.borrow()[upstream].state.usable() != Usable::No;
+        if usable {
+            // One that refused a connection is tried once more at the end of its time.
+            if !tried.contains(upstream) {
+                return;
+            }
+        }
+    }
+    tried.remove(upstream);
+}
+
+/// Brings the counts that the choice looks at up to date.
+fn refresh(core: &Core, service: &ServiceCore) {
+    let max = core.shared.plan.services[service.index as usize]
+        .connections
+        .max;
+    let active = &core.shared.active[service.index as usize];
+    for (candidate, count) in service.candidates.borrow_mut().iter_mut().zip(active) {
+        candidate.active = count.load(Relaxed);
+        candidate.full = max > 0 && candidate.active >= max;
+    }
+}
+
+fn outcome(outcome: &Outcome) -> PinOutcome {
+    match outcome {
+        Outcome::Off => PinOutcome::None,
+        Outcome::First => PinOutcome::First,
+        Outcome::Hit(_) => PinOutcome::Hit,
+        Outcome::Miss(Miss::Undecodable) => PinOutcome::Undecodable,
+        Outcome::Miss(Miss::Forged) => PinOutcome::Forged,
+        Outcome::Miss(Miss::Expired) => PinOutcome::Expired,
+        Outcome::Miss(Miss::NoSuchUpstream) => PinOutcome::NoSuchUpstream,
+        Outcome::Miss(Miss::Future) => PinOutcome::Future,
+        Outcome::Broken(_) => PinOutcome::Unavailable,
+    }
+}
+
+/// What the response tells the client of its pin: whole Set-Cookie lines. True if there is one.
+pub async fn conclude(
+    core: &'static Core,
+    pinned: &mut Pinned,
+    cleared: bool,
+    lines: &mut Vec<u8>,
+) -> bool {
+    let rule = pinned.attached.request.rule;
+    let policy = &core.policies[rule];
+    if cleared {
+        clear(core, pinned).await;
+    }
+    events(core, pinned);
+    let Some(cookie) = policy.cookie() else {
+        return false;
+    };
+    let verdict = &pinned.verdict;
+    let secure = cookie.settings().secure && !pinned.attached.request.laptop;
+    // A cookie that asks for Secure is of no use over plain HTTP: the client would not keep it.
+    let undeliverable =
+        secure && !pinned.attached.request.secure && !pinned.attached.request.laptop;
+    let before = lines.len();
+    match verdict.cookie {
+        CookieAction::Set { issued } if !undeliverable => {
+            lines.extend_from_slice(b"Set-Cookie: ");
+            let minute = core.wall_minute();
+            let upstream = pinned.at.upstream as usize;
+            cookie.write_pin(upstream, issued, minute, core.random(), secure, lines);
+            lines.extend_from_slice(b"\r\n");
+        }
+        CookieAction::Expire => {
+            lines.extend_from_slice(b"Set-Cookie: ");
+            cookie.write_end(secure, lines);
+            lines.extend_from_slice(b"\r\n");
+        }
+        _ => {}
+    }
+    if verdict.retire_other {
+        lines.extend_from_slice(b"Set-Cookie: ");
+        cookie.write_retire(secure, lines);
+        lines.extend_from_slice(b"\r\n");
+    }
+    lines.len() > before
+}
+
+async fn clear(core: &'static Core, pinned: &mut Pinned) {
+    let policy = &core.policies[pinned.attached.request.rule];
+    pinned.verdict.clear(&pinned.cookie);
+    let Some(tag) = policy.ids().tag(pinned.at.upstream as usize) else {
+        return;
+    };
+    let keys: smallvec::SmallVec<[TableKey; 2]> = match &pinned.decider {
+        Some(decider) => decider.keys().tables().map(|(_, key)| key).collect(),
+        None => return,
+    };
+    for key in keys {
+        let at = core.pin_look(pinned.at.service, key, policy.table_life()).await;
+        if at == Some(tag) {
+            core.pin_remove(pinned.at.service, key).await;
+        }
+    }
+}
+
+fn events(core: &Core, pinned: &Pinned) {
+    let sid = pinned.attached.sid().copied();
+    let event = |kind, upstream: usize, reason| Event {
+        kind,
+        at: core.wall_ms(),
+        sid,
+        reason,
+        subject: None,
+        ordinal: tag_of(core, pinned, upstream).0,
+    };
+    if let Some((upstream, lost)) = pinned.verdict.broken {
+        core.emit(event(EventKind::AffinityBroken, upstream, lost.name()));
+    }
+    if pinned.verdict.established {
+        let upstream = pinned.at.upstream as usize;
+        core.emit(event(EventKind::AffinityEstablished, upstream, ""));
+    }
+}
+
+fn tag_of(core: &Core, pinned: &Pinned, upstream: usize) -> UpstreamTag {
+    let ids = core.policies[pinned.attached.request.rule].ids();
+    ids.tag(upstream).unwrap_or(UpstreamTag(0))
+}

@@ -1,0 +1,143 @@
+//! Whether a first request gets a session: only one that can be delivered and kept.
+//!
+//! Pure but for the counters of [`Limiter`], which all cores share. Runs on data cores.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use holdfast_config::plan::{Rate, SameSite, Source};
+
+use crate::accept::Conn;
+use crate::identify::{Identity, Request};
+use crate::parse::{Method, Name};
+
+/// The source that carries a new token: the lowest priority number that can, or, where query is the
+/// only kind there is, that.
+pub fn carrier(identity: &Identity) -> Option<usize> {
+    let able = |source: &Source| match source {
+        Source::Cookie(_) => true,
+        Source::Header { generate_if_missing, .. } => *generate_if_missing,
+        Source::Query { .. } => false,
+    };
+    identity.sources.iter().position(|s| able(&s.source)).or_else(|| {
+        let query_alone = identity.sources.iter().all(|s| matches!(s.source, Source::Query { .. }));
+        (query_alone && !identity.sources.is_empty()).then_some(0)
+    })
+}
+
+/// Would the client keep and return what we set with this response?
+pub fn deliverable(source: &Source, request: &Request) -> bool {
+    match source {
+        Source::Cookie(cookie) => !cookie.secure || request.secure || request.laptop,
+        Source::Header { .. } | Source::Query { .. } => true,
+    }
+}
+
+/// Is this a request that must not start a session by itself: a CORS preflight (Fetch, 3.2.2), a
+/// prefetch or prerender, or one from another site where SameSite would have withheld the cookie?
+pub fn passing(source: &Source, conn: &Conn) -> bool {
+    let buf = conn.input.as_slice();
+    let head = &conn.head;
+    let value = |name: Name| head.value(buf, name);
+    let preflight = head.method == Method::Options && value(Name::AccessControlRequestMethod).is_some();
+    let ahead = |v: Option<&[u8]>| v.is_some_and(|v| memchr::memmem::find(&v.to_ascii_lowercase(), b"pre").is_some());
+    if preflight || ahead(value(Name::SecPurpose)) || ahead(value(Name::Purpose)) {
+        return true;
+    }
+    let Source::Cookie(cookie) = source else { return false };
+    let cross_site = value(Name::SecFetchSite).is_some_and(|v| v.eq_ignore_ascii_case(b"cross-site"));
+    if !cross_site {
+        return false;
+    }
+    match cookie.same_site {
+        SameSite::None => false,
+        SameSite::Strict => true,
+        // Lax cookies come along with top-level navigations by a safe method (RFC 6265bis, 5.2).
+        SameSite::Lax => {
+            let navigates = value(Name::SecFetchMode).is_some_and(|v| v.eq_ignore_ascii_case(b"navigate"));
+            !(navigates && matches!(head.method, Method::Get | Method::Head))
+        }
+    }
+}
+
+/// Is this a navigation of a browser's?
+pub fn navigation(conn: &Conn) -> bool {
+    let buf = conn.input.as_slice();
+    let mode = conn.head.value(buf, Name::SecFetchMode);
+    conn.head.method == Method::Get && mode.is_some_and(|v| v.eq_ignore_ascii_case(b"navigate"))
+}
+
+/// `creation.limit`: so many a client prefix in a time, over all cores.
+///
+/// A fixed table of cells, one atomic each: window (32 bits) and count (32 bits). Two prefixes may
+/// share a cell, and then share the bound; the hash is keyed, so nobody can choose to.
+#[derive(Debug)]
+pub struct Limiter {
+    rate: Rate,
+    prefix: (u8, u8),
+    hasher: ahash::RandomState,
+    cells: Box<[AtomicU64]>,
+}
+
+const CELLS: usize = 32 * 1024;
+
+impl Limiter {
+    /// For a configured rate.
+    pub fn new(rate: Rate, prefix: (u8, u8)) -> Self {
+        Self {
+            rate,
+            prefix,
+            hasher: ahash::RandomState::new(),
+            cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Takes one for this client; false when there is none left in the present window.
+    pub fn take(&self, client: IpAddr, now_ms: u64) -> bool {
+        let window = (now_ms / (self.rate.per.as_millis() as u64).max(1)) as u32;
+        let hash = self.hasher.hash_one(self.prefix_of(client)) as usize;
+        let cell = &self.cells[hash % CELLS];
+        cell.fetch_update(Relaxed, Relaxed, |packed| {
+            let (at, count) = ((packed >> 32) as u32, packed as u32);
+            let count = if at == window { count } else { 0 };
+            (count < self.rate.count).then(|| (u64::from(window) << 32) | u64::from(count + 1))
+        })
+        .is_ok()
+    }
+
+    fn prefix_of(&self, client: IpAddr) -> (bool, u128) {
+        match client.to_canonical() {
+            IpAddr::V4(v4) => {
+                let shift = 32 - u32::from(self.prefix.0.min(32));
+                (false, u128::from(u32::from(v4).checked_shr(shift).unwrap_or(0)))
+            }
+            IpAddr::V6(v6) => {
+                let shift = 128 - u32::from(self.prefix.1.min(128));
+                (true, u128::from(v6).checked_shr(shift).unwrap_or(0))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_prefix_has_so_many_a_window() {
+        let limiter = Limiter::new(Rate { count: 3, per: Duration::from_secs(1) }, (24, 56));
+        let ip = |text: &str| text.parse().expect("an address");
+        for last in 1..=3 {
+            assert!(limiter.take(ip(&format!("10.0.0.{last}")), 1000));
+        }
+        assert!(!limiter.take(ip("10.0.0.200"), 1999), "the whole /24 shares");
+        assert!(limiter.take(ip("10.0.1.1"), 1999), "another /24 does not");
+        assert!(limiter.take(ip("10.0.0.1"), 2000), "a new window");
+        for _ in 0..3 {
+            assert!(limiter.take(ip("2001:db8:0:1::1"), 1000));
+        }
+        assert!(!limiter.take(ip("2001:db8:0:2::1"), 1000), "a /56 shares");
+    }
+}

@@ -1,0 +1,711 @@
+//! Sessions on the path: asking the owner of a token, creating, carrying out what upstreams ask.
+//!
+//! Owns the core's shard, the questions that it has open at others, and the rule when a token may be
+//! set. Runs on a data core. The shard decides about sessions; this decides what of it is said to
+//! upstream and client.
+//!
+//! Invariants: a request that was *refused* or *unsure* gets no Set-Cookie but for an explicit act; a
+//! token is set only for a session that is still there when the response is released; sessions are
+//! born in the shard of the core that creates them. Tested end to end, and the shard by its simulator.
+
+pub mod commands;
+pub mod cookies;
+pub mod create;
+pub mod headers;
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use holdfast_config::plan::{self, Source};
+use holdfast_runtime::mesh::Calls;
+use holdfast_store::id::{NodeTag, Sid, shard_of};
+use holdfast_store::session::{Applied, Apply, Commands, Dead, Destroy, Fresh, Policy, Refused, Target};
+use holdfast_store::shard::{Answer, Ask, Attached as Judged, AttachAnswer, Home, Shard, SlotRef, Totals};
+use holdfast_store::token::{Kind, Token, TokenError, TokenText};
+use smallvec::SmallVec;
+
+use crate::accept::Conn;
+use crate::accesslog::Record;
+use crate::boot::ProcessKeys;
+use crate::core::Core;
+use crate::deliver::page::Refusal;
+use crate::forward::Answered;
+use crate::identify::{Candidate, Carried, Identified, Request};
+use crate::metrics::Metric;
+use crate::parse::Name;
+use crate::pin::stage;
+use crate::shared::Shared;
+use crate::text::Sink;
+use headers::HeaderNames;
+
+/// Turns of the cleanup that one turn of the core may do.
+const SWEEPS: usize = 4;
+
+/// The sessions of one core.
+pub struct Sessions {
+    shard: RefCell<Shard>,
+    calls: Calls<Answer>,
+    cores: usize,
+    home: usize,
+    plan: Option<plan::Session>,
+    names: Option<HeaderNames>,
+    limiter: Option<Arc<create::Limiter>>,
+    sweeping: Cell<bool>,
+    next_sweep_ms: Cell<u64>,
+}
+
+struct SharedTotals(Arc<Shared>);
+
+impl Totals for SharedTotals {
+    fn add_sessions(&self, delta: i64) -> u64 {
+        let before = self.0.sessions.fetch_add(delta as usize, Relaxed);
+        (before as u64).wrapping_add_signed(delta)
+    }
+
+    fn add_bytes(&self, delta: i64) -> u64 {
+        let before = self.0.session_bytes.fetch_add(delta as u64, Relaxed);
+        before.wrapping_add_signed(delta)
+    }
+}
+
+/// How what the request carried was judged, over all its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    None,
+    /// Dead tokens only.
+    Dead,
+    /// A refused one.
+    Refused,
+    /// A valid one.
+    Valid,
+}
+
+/// The session of a request.
+#[derive(Debug)]
+pub struct Live {
+    /// Its name.
+    pub sid: Sid,
+    /// Index of the source that its token came through, or goes out by.
+    pub source: usize,
+    /// Version of its data.
+    pub version: u64,
+    /// Made by this request: to be set at the client.
+    pub fresh: Option<Fresh>,
+    /// A conditional write of an earlier response was not done.
+    pub conflict: bool,
+    /// When the presented token was issued, Unix seconds.
+    pub issued: u32,
+    target: Target,
+    data: Data,
+}
+
+/// Where a session's JSON is.
+#[derive(Debug)]
+enum Data {
+    /// In this core's shard.
+    Here(SlotRef),
+    /// Sent along by the owner; empty for none.
+    Sent(Vec<u8>),
+}
+
+/// A request whose session, if any, is known.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its facts.
+    pub request: Request,
+    /// Pin cookies, as (name, value) ranges of the input.
+    pub pins: SmallVec<[(std::ops::Range<u32>, std::ops::Range<u32>); 2]>,
+    /// How its tokens were judged.
+    pub standing: Standing,
+    /// Its session.
+    pub live: Option<Live>,
+    /// Sources of dead tokens.
+    dead: SmallVec<[u8; 2]>,
+    /// Source of two valid tokens of different sessions.
+    doubled: Option<u8>,
+}
+
+impl Attached {
+    /// The session's name.
+    pub fn sid(&self) -> Option<&Sid> {
+        self.live.as_ref().map(|l| &l.sid)
+    }
+
+    /// Writes the session headers of the request that goes upstream.
+    pub fn write_request_lines(&self, core: &Core, out: &mut holdfast_runtime::buffers::Buffer) {
+        let Some(names) = &core.sessions.names else { return };
+        if self.standing == Standing::Refused && self.live.is_none() {
+            out.put(&names.refused);
+            return;
+        }
+        let Some(live) = &self.live else { return };
+        names.write(core, live, out);
+    }
+}
+
+impl Live {
+    /// Appends the session's JSON; nothing where there is none.
+    fn write_json(&self, core: &Core, out: &mut Vec<u8>) {
+        match &self.data {
+            Data::Here(slot) => {
+                core.sessions.shard.borrow().write_json(*slot, out);
+            }
+            Data::Sent(json) => out.put(json),
+        }
+    }
+}
+
+impl Sessions {
+    /// For a core.
+    pub fn new(shared: &Arc<Shared>, index: usize, keys: &ProcessKeys) -> Self {
+        let plan = shared.plan.session.clone();
+        let policy = match &plan {
+            Some(session) => Policy::from_plan(session, shared.cores, keys.seeds),
+            // Table pins live in the shard also where there are no sessions.
+            None => Policy { seeds: keys.seeds, ..Policy::default() },
+        };
+        let home = Home { shard: index, shards: shared.cores };
+        let totals = Box::new(SharedTotals(shared.clone()));
+        Self {
+            shard: RefCell::new(Shard::new(Arc::new(policy), home, NodeTag::new(keys.node), totals)),
+            calls: Calls::new(),
+            cores: shared.cores,
+            home: index,
+            names: plan.as_ref().and_then(|s| s.forward.as_ref()).map(HeaderNames::new),
+            limiter: keys.limiter.clone(),
+            plan,
+            sweeping: Cell::new(false),
+            next_sweep_ms: Cell::new(0),
+        }
+    }
+
+    /// Questions that wait for answers of other cores.
+    pub fn calls(&self) -> &Calls<Answer> {
+        &self.calls
+    }
+
+    /// The session plan, where sessions are on.
+    pub fn plan(&self) -> Option<&plan::Session> {
+        self.plan.as_ref()
+    }
+
+    /// Names of session headers, where they are on.
+    pub fn names(&self) -> Option<&HeaderNames> {
+        self.names.as_ref()
+    }
+
+    /// Answers a question to this core's shard.
+    pub fn answer(&self, core: &Core, ask: Ask) -> Answer {
+        let now = core.wall_ms();
+        core.with_entropy(|entropy| self.shard.borrow_mut().handle(ask, now, entropy))
+    }
+
+    /// Asks the shard of `owner`, which may be this core's. `None` if it can't be asked.
+    pub async fn ask(&self, core: &Core, owner: usize, ask: Ask) -> Option<Answer> {
+        if owner == self.home {
+            return Some(self.answer(core, ask));
+        }
+        let (call, answer) = self.calls.open();
+        core.mesh.send(owner, crate::message::Message::Ask { call, ask });
+        Some(answer.await)
+    }
+
+    /// The core that owns a sid.
+    pub fn owner(&self, sid: &Sid) -> usize {
+        shard_of(sid, self.cores)
+    }
+
+    /// Background work: cleanup in bounded turns, events, gauges.
+    pub fn turn(&self, core: &Core, now_ms: u64) {
+        let mut shard = self.shard.borrow_mut();
+        let (interval, batch) = match &self.plan {
+            Some(plan) => (plan.cleanup.interval.as_millis() as u64, plan.cleanup.batch_size.max(1)),
+            None => (60_000, 1000),
+        };
+        if now_ms >= self.next_sweep_ms.get() && !self.sweeping.replace(true) {
+            self.next_sweep_ms.set(now_ms + interval.max(200));
+        }
+        let wall = core.wall_ms();
+        for _ in 0..SWEEPS {
+            if !self.sweeping.get() {
+                break;
+            }
+            self.sweeping.set(!shard.sweep(wall, batch).wrapped);
+        }
+        shard.pins().sweep(wall, batch);
+        let mut events = Vec::new();
+        shard.drain_events(&mut events);
+        events.into_iter().for_each(|event| core.emit(event));
+        let (counts, metrics) = (shard.counts(), core.metrics());
+        metrics.set(Metric::SessionsActive, shard.len() as u64);
+        metrics.set(Metric::SessionCreates, counts.created);
+        metrics.set(Metric::SessionDestroys, counts.destroyed);
+        metrics.set(Metric::SessionExpirations, counts.expired);
+        metrics.set(Metric::SessionEvictions, counts.evicted);
+        metrics.set(Metric::TombstonesDropped, counts.tombstones_dropped);
+        metrics.set(Metric::PinsTable, shard.pins().len() as u64);
+        metrics.set(Metric::PinsEvicted, shard.pins().evicted());
+    }
+}
+
+/// Asks the owners of the request's tokens, and creates a session where it should have one.
+pub async fn attach(
+    core: &'static Core,
+    conn: &Conn,
+    identified: Identified,
+    record: &mut Record,
+) -> Result<Attached, Refusal> {
+    let Identified { request, carried, pins } = identified;
+    let mut attached =
+        Attached { request, pins, standing: Standing::None, live: None, dead: SmallVec::new(), doubled: None };
+    if core.sessions.plan.is_none() {
+        return Ok(attached);
+    }
+    for carried in &carried {
+        // A valid token of a better source was found: the others are not looked at.
+        if attached.live.as_ref().is_some_and(|l| l.source != usize::from(carried.source)) {
+            break;
+        }
+        judge(core, carried, &mut attached).await;
+    }
+    if let Some(source) = attached.doubled {
+        attached.live = None;
+        attached.standing = Standing::Refused;
+        core.metrics().count(Metric::MissDoubled);
+        doubled_event(core, source);
+    }
+    record.session = match attached.standing {
+        Standing::None => "none",
+        Standing::Dead => "dead",
+        Standing::Refused => "refused",
+        Standing::Valid => "valid",
+    };
+    if attached.standing == Standing::Valid {
+        core.metrics().count(Metric::SessionHits);
+        if let Some(to) = clean_address(core, conn, &mut attached).await {
+            return Err(to);
+        }
+    } else if attached.standing != Standing::Refused {
+        first_request(core, conn, &mut attached);
+        if attached.live.is_some() {
+            record.session = "new";
+        }
+    }
+    record.sid = attached.sid().map(Sid::text);
+    Ok(attached)
+}
+
+fn doubled_event(core: &Core, _source: u8) {
+    core.emit(crate::event::Event {
+        kind: crate::event::EventKind::SessionValidationFailed,
+        at: core.wall_ms(),
+        sid: None,
+        reason: "two sessions in one request",
+        subject: None,
+        ordinal: 0,
+    });
+}
+
+async fn judge(core: &'static Core, carried: &Carried, attached: &mut Attached) {
+    let metrics = core.metrics();
+    let presented = match carried.candidate {
+        Candidate::Token(presented) => presented,
+        Candidate::Dead(error) => {
+            metrics.count(match error {
+                TokenError::Malformed => Metric::MissMalformed,
+                TokenError::WronglySigned => Metric::MissForged,
+            });
+            return died(carried.source, attached);
+        }
+        Candidate::Insecure => return metrics.count(Metric::MissInsecure),
+    };
+    let owner = core.sessions.owner(&presented.sid);
+    let (judged, json) = if owner == core.sessions.home {
+        (core.sessions.shard.borrow_mut().attach(&presented, core.wall_ms()), None)
+    } else {
+        metrics.count(Metric::CrossedCores);
+        match core.sessions.ask(core, owner, Ask::Attach(presented)).await {
+            Some(Answer::Attach(answer)) => {
+                let AttachAnswer { attached, json } = *answer;
+                (attached, Some(json))
+            }
+            _ => return,
+        }
+    };
+    match judged {
+        Judged::Valid(valid) => {
+            if attached.live.as_ref().is_some_and(|l| l.sid != valid.sid) {
+                attached.doubled = Some(carried.source);
+                return;
+            }
+            attached.standing = Standing::Valid;
+            attached.live = Some(Live {
+                sid: valid.sid,
+                source: usize::from(carried.source),
+                version: valid.version,
+                fresh: None,
+                conflict: valid.conflict,
+                issued: presented.issued,
+                target: Target::Session { sid: valid.sid, digest: Some(valid.digest) },
+                data: json.map_or(Data::Here(valid.slot), Data::Sent),
+            });
+        }
+        Judged::Dead(dead) => {
+            metrics.count(match dead {
+                Dead::Forged => Metric::MissForged,
+                Dead::Destroyed => Metric::MissDestroyed,
+                Dead::Expired => Metric::MissExpired,
+                Dead::Unknown => Metric::MissUnknown,
+            });
+            died(carried.source, attached);
+        }
+        Judged::Refused(refused) => {
+            metrics.count(match refused {
+                Refused::Retired => Metric::MissRetired,
+                Refused::UnknownSecret => Metric::MissSecret,
+                Refused::WrongKind => Metric::MissKind,
+            });
+            if attached.standing != Standing::Valid {
+                attached.standing = Standing::Refused;
+            }
+        }
+    }
+}
+
+fn died(source: u8, attached: &mut Attached) {
+    attached.dead.push(source);
+    if attached.standing == Standing::None {
+        attached.standing = Standing::Dead;
+    }
+}
+
+/// The trigger `firstRequest`.
+fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
+    let Some(plan) = core.sessions.plan() else { return };
+    if !plan.creation.first_request {
+        return;
+    }
+    let Some(source) = create::carrier(&core.identity) else { return };
+    let carrier = &core.identity.sources[source].source;
+    if !create::deliverable(carrier, &attached.request) || create::passing(carrier, conn) {
+        return core.metrics().count(Metric::CreatesUndeliverable);
+    }
+    let client = attached.request.client;
+    if core.sessions.limiter.as_ref().is_some_and(|l| !l.take(client, core.wall_ms())) {
+        return core.metrics().count(Metric::CreatesLimited);
+    }
+    let now = core.wall_ms();
+    let created = core.with_entropy(|entropy| core.sessions.shard.borrow_mut().create(now, entropy));
+    let Some(created) = created else {
+        return core.metrics().count(Metric::CreatesRejected);
+    };
+    let data = match created.slot {
+        Some(slot) => Data::Here(slot),
+        None => {
+            let mut json = Vec::new();
+            core.sessions.shard.borrow().policy().write_defaults(created.token.issued, &mut json);
+            Data::Sent(json)
+        }
+    };
+    attached.live = Some(Live {
+        sid: created.token.sid,
+        source,
+        version: 0,
+        fresh: Some(created.token),
+        conflict: false,
+        issued: created.token.issued,
+        target: created.token.target(),
+        data,
+    });
+}
+
+/// A navigation with a query token and no valid cookie, where there is a cookie source: the query
+/// token is retired and the browser sent to the same address without it, with a cookie.
+async fn clean_address(core: &'static Core, conn: &Conn, attached: &mut Attached) -> Option<Refusal> {
+    let live = attached.live.as_ref()?;
+    if !matches!(core.identity.sources[live.source].source, Source::Query { .. }) || !create::navigation(conn) {
+        return None;
+    }
+    let cookie = core.identity.sources.iter().find_map(|s| match &s.source {
+        Source::Cookie(cookie) => Some(cookie),
+        _ => None,
+    })?;
+    if cookie.secure && !attached.request.secure && !attached.request.laptop {
+        return None;
+    }
+    let apply = Apply { target: live.target, commands: Commands { rotate: true, ..Commands::default() } };
+    let owner = core.sessions.owner(&live.sid);
+    let Some(Answer::Apply(applied)) = core.sessions.ask(core, owner, Ask::Apply(Box::new(apply))).await else {
+        return None;
+    };
+    let token = applied.token?.encode(Kind::CookieOrHeader, &core.identity.keys);
+    let mut lines = Vec::new();
+    lines.put(b"Location: ");
+    let path = attached.request.path(conn);
+    if path.starts_with(b"//") {
+        // Else a browser would take the first segment for a host (URL standard, 4.3).
+        lines.put(b"/.");
+    }
+    lines.put(path);
+    if let Some(query) = attached.request.query(conn) {
+        lines.put(b"?");
+        lines.put(query);
+    }
+    lines.put(b"\r\n");
+    cookies::set(cookie, token.as_bytes(), attached.request.laptop, &mut lines);
+    Some(Refusal::see_other(lines.into_boxed_slice()))
+}
+
+/// What the response says of session and pin.
+#[derive(Debug, Default)]
+pub struct Conclusion {
+    /// Whole lines, Set-Cookie all of them.
+    pub lines: Vec<u8>,
+    /// A token that goes out in a header.
+    pub header: Option<(String, TokenText)>,
+    /// A line sets, or ends, a session cookie.
+    pub session_cookie: bool,
+    /// A line sets, or ends, a pin cookie.
+    pub pin_cookie: bool,
+}
+
+/// Carries out what the upstream asks, before the response goes on.
+pub async fn conclude(
+    core: &'static Core,
+    conn: &Conn,
+    answered: &mut Answered,
+    record: &mut Record,
+) -> Result<Conclusion, Refusal> {
+    let mut conclusion = Conclusion::default();
+    if core.sessions.plan.is_some() {
+        let control = core.shared.plan.services[answered.at.service as usize].control;
+        let commands = if conn.response.has(Name::Session) {
+            commands::read(core, conn, answered.exchange.input.as_slice(), control)
+        } else {
+            Commands::default()
+        };
+        let attached = &mut answered.pinned.attached;
+        session(core, conn, attached, commands, &mut conclusion).await;
+        if record.sid.is_none() {
+            record.sid = attached.sid().map(Sid::text);
+        }
+    }
+    let cleared = conn.response.has(Name::AffinityClear)
+        && conn.response.value(answered.exchange.input.as_slice(), Name::AffinityClear) == Some(b"1");
+    let lines = &mut conclusion.lines;
+    conclusion.pin_cookie = stage::conclude(core, &mut answered.pinned, cleared, lines).await;
+    Ok(conclusion)
+}
+
+async fn session(
+    core: &'static Core,
+    conn: &Conn,
+    attached: &mut Attached,
+    commands: Commands,
+    conclusion: &mut Conclusion,
+) {
+    let mut set = false;
+    if commands.is_empty() {
+        set = unasked(core, conn, attached, conclusion).await;
+    } else {
+        let applied = carry_out(core, attached, commands.clone()).await;
+        count(core, &applied);
+        let source = attached.live.as_ref().map(|l| l.source).or_else(|| create::carrier(&core.identity));
+        // A first token that the shard had nothing to add to still goes out.
+        let token = applied.token.or_else(|| {
+            let live = attached.live.as_ref()?;
+            live.fresh.filter(|_| !applied.gone && !applied.expire)
+        });
+        if let (Some(fresh), Some(source)) = (token, source) {
+            set = say(core, &attached.request, source, &fresh, conclusion);
+            if attached.live.is_none() {
+                attached.live = Some(born(fresh, source, applied.version));
+            }
+        }
+        let ended = matches!(commands.destroy, Some(Destroy::This | Destroy::All));
+        if applied.expire || (ended && attached.standing != Standing::None && token.is_none()) {
+            expire_carried(core, attached, conclusion);
+            set = true;
+        }
+    }
+    if !set {
+        for source in std::mem::take(&mut attached.dead) {
+            expire(core, attached, usize::from(source), false, conclusion);
+        }
+    }
+    if let Some(source) = attached.doubled
+        && create::navigation(conn)
+    {
+        expire(core, attached, usize::from(source), true, conclusion);
+    }
+}
+
+fn born(fresh: Fresh, source: usize, version: u64) -> Live {
+    Live {
+        sid: fresh.sid,
+        source,
+        version,
+        fresh: Some(fresh),
+        conflict: false,
+        issued: fresh.issued,
+        target: fresh.target(),
+        data: Data::Sent(Vec::new()),
+    }
+}
+
+/// Carries commands out at the owner, and in the other shards what concerns them.
+async fn carry_out(core: &'static Core, attached: &Attached, mut commands: Commands) -> Applied {
+    let Some(plan) = core.sessions.plan() else { return Applied::default() };
+    let target = attached.live.as_ref().map_or(Target::None, |l| l.target);
+    if matches!(target, Target::None) {
+        // Where a plain first request makes a session, an explicit act may too.
+        let creation = &plan.creation;
+        commands.create &= creation.explicit_create || creation.first_request;
+        if !(creation.authentication || creation.first_request) && commands.authenticate.take().is_some() {
+            core.metrics().count(Metric::ControlDenied);
+        }
+        let deliverable = create::carrier(&core.identity)
+            .is_some_and(|s| create::deliverable(&core.identity.sources[s].source, &attached.request));
+        if !deliverable && (commands.create || commands.authenticate.is_some()) {
+            core.metrics().count(Metric::CreatesUndeliverable);
+            (commands.create, commands.authenticate) = (false, None);
+        }
+    }
+    let owner = attached.live.as_ref().map_or(core.index, |l| core.sessions.owner(&l.sid));
+    let apply = Box::new(Apply { target, commands });
+    let Some(Answer::Apply(applied)) = core.sessions.ask(core, owner, Ask::Apply(apply)).await else {
+        return Applied::default();
+    };
+    if let Some(elsewhere) = &applied.elsewhere {
+        for other in (0..core.sessions.cores).filter(|c| *c != owner) {
+            let ask = Ask::DestroySubject {
+                subject: elsewhere.subject.clone(),
+                except: elsewhere.except,
+                reason: holdfast_store::session::Reason::Subject,
+            };
+            core.sessions.ask(core, other, ask).await;
+        }
+    }
+    *applied
+}
+
+fn count(core: &Core, applied: &Applied) {
+    let metrics = core.metrics();
+    if applied.conflict {
+        metrics.count(Metric::SetsConflict);
+    }
+    if applied.too_large {
+        metrics.count(Metric::SetsTooLarge);
+        static SAID: crate::log::Limited = crate::log::Limited::new(std::time::Duration::from_secs(10));
+        SAID.warn(|| "a write of session data over data.maxSize was refused".into());
+    }
+    if applied.dropped > 0 {
+        metrics.add(Metric::SetsDropped, u64::from(applied.dropped));
+        static SAID: crate::log::Limited = crate::log::Limited::new(std::time::Duration::from_secs(10));
+        SAID.warn(|| "a write of session data named a field that is not in data.fields: it was dropped".into());
+    }
+    if applied.full {
+        metrics.count(Metric::CreatesRejected);
+    }
+}
+
+/// A response without commands: a new token goes out, a `maxAge` cookie is renewed where it is time.
+async fn unasked(core: &'static Core, conn: &Conn, attached: &Attached, conclusion: &mut Conclusion) -> bool {
+    let Some(live) = &attached.live else { return false };
+    if let Some(fresh) = &live.fresh {
+        // Born here, so it is this shard's to know whether it was destroyed meanwhile.
+        let shard = core.sessions.shard.borrow();
+        let gone = shard.is_tombstoned(&fresh.sid) || (!fresh.unconfirmed && !shard.holds(&fresh.sid, None));
+        return !gone && say(core, &attached.request, live.source, fresh, conclusion);
+    }
+    let (Some(plan), Source::Cookie(cookie)) = (core.sessions.plan(), &core.identity.sources[live.source].source) else {
+        return false;
+    };
+    let age = (core.wall_ms() / 1000).saturating_sub(u64::from(live.issued));
+    if cookie.max_age.is_none() || age < plan.touch_interval.as_secs().max(1) {
+        return false;
+    }
+    renew(core, conn, attached, live, conclusion).await
+}
+
+/// Sets the presented token again, with a new time of issue, if its secret is still the current one.
+async fn renew(core: &'static Core, conn: &Conn, attached: &Attached, live: &Live, conclusion: &mut Conclusion) -> bool {
+    let Source::Cookie(cookie) = &core.identity.sources[live.source].source else { return false };
+    if !create::deliverable(&core.identity.sources[live.source].source, &attached.request) {
+        return false;
+    }
+    let Target::Session { sid, digest: Some(digest) } = live.target else { return false };
+    let owner = core.sessions.owner(&sid);
+    let held = core.sessions.ask(core, owner, Ask::Holds { sid, digest }).await;
+    if !matches!(held, Some(Answer::Holds(true))) {
+        return false;
+    }
+    let buf = conn.input.as_slice();
+    let values = conn.head.values(buf, Name::Cookie).flat_map(crate::parse::cookies::pairs);
+    for pair in values.filter(|p| p.name == cookie.name.as_bytes()) {
+        if let Ok((token, _)) = Token::decode(pair.value, &core.identity.keys)
+            && token.sid == sid
+            && token.secret.digest() == digest
+        {
+            let issued = u32::try_from(core.wall_ms() / 1000).unwrap_or(u32::MAX);
+            let text = Token { issued, unconfirmed: false, ..token }.encode(&core.identity.keys);
+            cookies::set(cookie, text.as_bytes(), attached.request.laptop, &mut conclusion.lines);
+            conclusion.session_cookie = true;
+            return true;
+        }
+    }
+    false
+}
+
+/// Sends a token to the client through a source. False where it can't be delivered.
+fn say(core: &Core, request: &Request, source: usize, fresh: &Fresh, conclusion: &mut Conclusion) -> bool {
+    let source = &core.identity.sources[source].source;
+    if !create::deliverable(source, request) {
+        return false;
+    }
+    match source {
+        Source::Cookie(cookie) => {
+            let text = fresh.encode(Kind::CookieOrHeader, &core.identity.keys);
+            cookies::set(cookie, text.as_bytes(), request.laptop, &mut conclusion.lines);
+            conclusion.session_cookie = true;
+        }
+        Source::Header { name, .. } => {
+            let text = fresh.encode(Kind::CookieOrHeader, &core.identity.keys);
+            conclusion.header = Some((name.clone(), text));
+        }
+        Source::Query { .. } => {
+            let Some(names) = &core.sessions.names else { return false };
+            let text = fresh.encode(Kind::Query, &core.identity.keys);
+            conclusion.header = Some((names.id_name.clone(), text));
+        }
+    }
+    // Whoever can read the token must not keep the response.
+    conclusion.session_cookie = true;
+    true
+}
+
+/// Ends at the client whatever cookie the request came with.
+fn expire_carried(core: &Core, attached: &Attached, conclusion: &mut Conclusion) {
+    match &attached.live {
+        Some(live) => expire(core, attached, live.source, false, conclusion),
+        None => {
+            let cookie = |s: &crate::identify::SourcePlan| matches!(s.source, Source::Cookie(_));
+            for source in core.identity.sources.iter().enumerate().filter(|(_, s)| cookie(s)).map(|(i, _)| i) {
+                expire(core, attached, source, false, conclusion);
+            }
+        }
+    }
+}
+
+fn expire(core: &Core, attached: &Attached, source: usize, both: bool, conclusion: &mut Conclusion) {
+    let Source::Cookie(cookie) = &core.identity.sources[source].source else { return };
+    let laptop = attached.request.laptop;
+    if both {
+        cookies::expire_both(cookie, laptop, &mut conclusion.lines);
+    } else {
+        cookies::expire(cookie, laptop, &mut conclusion.lines);
+    }
+    conclusion.session_cookie = true;
+}
