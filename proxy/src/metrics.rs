@@ -237,11 +237,13 @@ pub struct UpstreamMetrics {
     pub failures: AtomicU64,
 }
 
+const SERIES: usize = Metric::Turns as usize + 1;
+
 /// One core's block. Aligned so that two cores never share a cache line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct CoreMetrics {
-    series: [AtomicU64; TABLE.len()],
+    series: [AtomicU64; SERIES],
     /// By rule.
     pub routes: Box<[RouteMetrics]>,
     /// By service, then upstream.
