@@ -71,7 +71,13 @@ fn main() {
     let mut head = ResponseHead::default();
     let whole = format!("response head, {} bytes, 9 lines", RESPONSE.len());
     measure(&whole, || {
-        let read = response(black_box(RESPONSE), &limits, &mut scan, Method::Get, &mut head);
+        let read = response(
+            black_box(RESPONSE),
+            &limits,
+            &mut scan,
+            Method::Get,
+            &mut head,
+        );
         assert_eq!(read, Ok(Progress::Complete));
         black_box(&head);
     });
@@ -82,7 +88,10 @@ fn main() {
         let mut decoder = Decoder::response();
         let mut at = 0;
         while !decoder.is_done() {
-            at += decoder.decode(black_box(&chunk[at..]), &limits).expect("valid").consumed;
+            at += decoder
+                .decode(black_box(&chunk[at..]), &limits)
+                .expect("valid")
+                .consumed;
         }
     });
     measure("cookie: find one of four", || {
@@ -91,13 +100,25 @@ fn main() {
     let mut out = Vec::with_capacity(512);
     measure("cookie: leave one of four out", || {
         out.clear();
-        black_box(cookies::without(black_box(COOKIE), |n| n == b"sid", &mut out));
+        black_box(cookies::without(
+            black_box(COOKIE),
+            |n| n == b"sid",
+            &mut out,
+        ));
     });
     measure("path that is normal", || {
-        let _ = black_box(path::normalise(black_box(b"/shop/cart/items.html"), false, &mut out));
+        let _ = black_box(path::normalise(
+            black_box(b"/shop/cart/items.html"),
+            false,
+            &mut out,
+        ));
     });
     measure("path that is not", || {
-        let _ = black_box(path::normalise(black_box(b"/shop/%7Ex/../cart/./i"), false, &mut out));
+        let _ = black_box(path::normalise(
+            black_box(b"/shop/%7Ex/../cart/./i"),
+            false,
+            &mut out,
+        ));
     });
     measure("query: find one of three", || {
         black_box(query::find(black_box(b"page=2&sort=price&sid=abc"), b"sid"));
@@ -105,7 +126,11 @@ fn main() {
     measure("for comparison: httparse, the same request", || {
         let mut lines = [httparse::EMPTY_HEADER; 32];
         let mut request = httparse::Request::new(&mut lines);
-        assert!(request.parse(black_box(REQUEST)).is_ok_and(|r| r.is_complete()));
+        assert!(
+            request
+                .parse(black_box(REQUEST))
+                .is_ok_and(|r| r.is_complete())
+        );
         black_box(&request);
     });
 }

@@ -54,7 +54,7 @@ impl Line {
     }
 
     /// Reads `buf[start..end]`, a line with its CRLF and without other control bytes, whose first
-    /// colon is at `colon` (0: none).
+    /// colon is at `colon` (past the buffer: none).
     #[inline]
     pub(super) fn read(
         buf: &[u8],
@@ -63,7 +63,7 @@ impl Line {
         end: usize,
         limits: &HeadLimits,
     ) -> Result<Line, Refusal> {
-        let Some(name) = buf.get(start..colon).filter(|_| colon != 0) else {
+        let Some(name) = buf.get(start..colon) else {
             return Err(without_colon(buf.get(start)));
         };
         let kind = limits.names.classify(name)?;

@@ -14,18 +14,33 @@ const MAX_EMPTY: u8 = 4;
 /// How far a head has been read. Make one for each direction of a connection, and hand it in again
 /// with the longer buffer after [`Progress::Partial`]; the buffer must begin at the same byte.
 /// After [`Progress::Complete`] or a refusal it starts anew by itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HeadScan {
     /// Bytes looked at.
     pos: usize,
     /// Where the current line begins.
     start: usize,
-    /// First colon of the current line; 0 is none.
+    /// First colon of the current line, or [`NONE`].
     colon: usize,
     /// Lines completed, the start line included.
     lines: usize,
     /// Empty lines skipped.
     empty: u8,
+}
+
+/// No colon yet.
+const NONE: usize = usize::MAX;
+
+impl Default for HeadScan {
+    fn default() -> HeadScan {
+        HeadScan {
+            pos: 0,
+            start: 0,
+            colon: NONE,
+            lines: 0,
+            empty: 0,
+        }
+    }
 }
 
 /// Who takes the lines.
@@ -42,7 +57,8 @@ pub(super) trait Sink {
         end: usize,
         limits: &HeadLimits,
     ) -> Result<(), Refusal>;
-    /// A header line is `buf[start..end]`, CRLF included; `colon` is its first colon or 0.
+    /// A header line is `buf[start..end]`, CRLF included; `colon` is its first colon, or past
+    /// the buffer.
     fn line(
         &mut self,
         buf: &[u8],
@@ -110,7 +126,7 @@ impl HeadScan {
             let base = self.pos;
             let (mut control, mut colons, len) = look(seen, rest);
             loop {
-                if self.colon == 0 {
+                if self.colon == NONE {
                     let next = (control | colons).trailing_zeros() as usize;
                     if next < BLOCK && colons >> next & 1 == 1 {
                         self.colon = base + next;
@@ -129,7 +145,10 @@ impl HeadScan {
                         self.pos = cr;
                         return self.partial(seen, limits, sink);
                     }
-                    (byte, _) => return Err(wrong_control(byte)),
+                    (byte, _) => {
+                        self.check_start::<S>(cr, limits, sink)?;
+                        return Err(wrong_control(byte));
+                    }
                 }
                 if self.end_of_line(seen, cr, limits, sink)? {
                     return Ok(Progress::Complete);
@@ -158,7 +177,7 @@ impl HeadScan {
     ) -> Result<bool, Refusal> {
         let (start, colon, end) = (self.start, self.colon, cr + 2);
         self.start = end;
-        self.colon = 0;
+        self.colon = NONE;
         if end > limits.header_bytes {
             return Err(self.too_large(sink));
         }
@@ -169,6 +188,9 @@ impl HeadScan {
                     return Err(Refusal::bad("empty line before the start line"));
                 }
                 return Ok(false);
+            }
+            if cr - start > start_room(limits) {
+                return Err(sink.long_start());
             }
             sink.first(buf, start, cr, limits)?;
         } else if start == cr {
@@ -193,12 +215,24 @@ impl HeadScan {
         if seen.len() > limits.header_bytes {
             return Err(self.too_large(sink));
         }
-        // A target past its own bound need not be read to the bound of the head.
-        let room = limits.uri_bytes.saturating_add(64);
-        if self.lines == 0 && S::HAS_START && seen.len().saturating_sub(self.start) > room {
-            return Err(sink.long_start());
-        }
+        // A target past its own bound need not be read to the bound of the head. The last byte may
+        // be the CR behind a line that fits.
+        self.check_start::<S>(seen.len().saturating_sub(1), limits, sink)?;
         Ok(Progress::Partial)
+    }
+
+    /// Refuses a start line that reaches past `at` and is too long by then. What a line is refused
+    /// for must not hang on how it was split.
+    #[inline(always)]
+    fn check_start<S: Sink>(
+        &self,
+        at: usize,
+        limits: &HeadLimits,
+        sink: &S,
+    ) -> Result<(), Refusal> {
+        let long =
+            S::HAS_START && self.lines == 0 && at.saturating_sub(self.start) > start_room(limits);
+        if long { Err(sink.long_start()) } else { Ok(()) }
     }
 
     #[cold]
@@ -209,6 +243,11 @@ impl HeadScan {
             Refusal::with(431, "header lines too large")
         }
     }
+}
+
+/// Longest start line: a target, and a method and version around it.
+fn start_room(limits: &HeadLimits) -> usize {
+    limits.uri_bytes.saturating_add(64)
 }
 
 /// Control bytes and colons in the next block of `rest`, the end of `seen`, and its length.
