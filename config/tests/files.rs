@@ -104,6 +104,8 @@ fn every_key_is_in_a_file_that_loads() {
         let out = load_texts(&[text], Mode::Run);
         let errors: Vec<String> = out.errors.iter().map(ToString::to_string).collect();
         assert!(errors.is_empty(), "{name}: {errors:#?}");
+        let idle = |w: &&holdfast_config::Diagnostic| w.message.contains("is not used");
+        assert_eq!(out.warnings.iter().find(idle), None, "{name}");
         let plan = out.plan.expect("a plan");
         for shown in [
             format!("{plan:?}"),
@@ -178,6 +180,10 @@ fn defaults_of_a_short_file() {
     let s = &p.services[0];
     assert_eq!(s.balancing, Balancing::RoundRobin);
     assert_eq!(s.upstreams[1].id, "127.0.0.1-9002");
+    assert_eq!(
+        file("gateway.yaml").services[1].upstreams[0].id,
+        "0-0-0-0-0-0-0-1-9002"
+    );
     assert_eq!(s.retry.attempts, 2);
     assert!(
         s.control.create

@@ -1,8 +1,11 @@
 //! No text makes loading panic, and every outcome is a plan or errors, never both or neither.
 
-use holdfast_config::keys::{Type, table};
+use std::cell::Cell;
+
+use holdfast_config::keys::{Default, Form, Type, table};
 use holdfast_config::{Mode, Outcome, Source, describe, load_on};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 fn load(texts: &[String], mode: Mode) -> Outcome {
     let sources: Vec<Source> = texts
@@ -16,7 +19,9 @@ fn load(texts: &[String], mode: Mode) -> Outcome {
     load_on("host-1", &sources, &env, mode)
 }
 
-fn judge(texts: &[String]) {
+/// Loads in both modes; how many plans came out.
+fn judge(texts: &[String]) -> usize {
+    let mut plans = 0;
     for mode in [Mode::Run, Mode::Check] {
         let out = load(texts, mode);
         assert_eq!(out.plan.is_some(), out.errors.is_empty(), "{texts:?}");
@@ -25,6 +30,7 @@ fn judge(texts: &[String]) {
             assert!(!d.to_string().contains('\n'), "{d}");
         }
         if let Some(plan) = out.plan {
+            plans += 1;
             assert!(!describe(&plan).is_empty());
             assert!(plan.rules.iter().all(|r| r.service < plan.services.len()));
             assert!(plan.services.iter().all(|s| !s.upstreams.is_empty()));
@@ -32,6 +38,7 @@ fn judge(texts: &[String]) {
             assert!(mode == Mode::Check || !plan.services.is_empty());
         }
     }
+    plans
 }
 
 /// Values that are right somewhere and wrong elsewhere.
@@ -86,38 +93,53 @@ fn fitting(ty: Type, pick: usize) -> String {
         Type::OnUnavailable => of(&["rebind", "{ hold: 5s }", "\"reject: 503\""]),
         Type::Free => "{ a: 1, b: \"${timestamp}\" }".into(),
         Type::Secret | Type::Secrets => "a-secret-of-some-length".into(),
-        Type::Text(_) => of(&[
-            "app",
-            "\"127.0.0.1:9001\"",
-            "/a",
-            "X-A",
-            "a.example.com",
-            "\"https://a.example.com\"",
-            "__Host-a",
-        ]),
-        Type::Texts(_) => of(&["[]", "[app]", "[\"127.0.0.1:9001\"]", "[GET]"]),
+        Type::Text(form) => text(form, pick),
+        Type::Texts(form) => format!("[{}]", text(form, pick)),
         _ => "{}".into(),
     }
 }
 
+fn text(form: Form, pick: usize) -> String {
+    match form {
+        Form::Any | Form::Name | Form::Cookie | Form::Parameter => format!("n{}", pick % 50),
+        Form::Socket => format!("\"127.0.0.1:{}\"", 1000 + pick),
+        Form::HostPort | Form::Upstream => format!("\"h{}.internal:80\"", pick % 100),
+        Form::Cidr => "10.0.0.0/8".into(),
+        Form::Header => format!("X-{}", pick % 50),
+        Form::HeaderPrefix => "X-S-".into(),
+        Form::Domain | Form::Host => "a.example.com".into(),
+        Form::Path => format!("/p{}", pick % 5),
+        Form::RulePath => format!("/p{}/*", pick % 50),
+        Form::Method => "GET".into(),
+        Form::Url | Form::Origin => "\"https://a.example.com\"".into(),
+        Form::LogFormat => "json".into(),
+        Form::Table => "t".into(),
+    }
+}
+
 /// The block below `pattern` with the keys that `picks` chooses, in flow style.
-fn block(pattern: &str, picks: &mut impl Iterator<Item = (usize, String)>, depth: usize) -> String {
+fn block(
+    pattern: &str,
+    odds: bool,
+    picks: &mut impl Iterator<Item = (usize, String)>,
+    depth: usize,
+) -> String {
     let mut out = String::from("{");
     for key in table().children(pattern) {
         let Some((pick, odd)) = picks.next() else {
             break;
         };
-        if pick % 3 == 0 && depth > 1 {
+        if pick % 4 != 0 && depth > 0 && key.default != Default::Required {
             continue;
         }
         let name = key.pattern.rsplit('.').next().unwrap_or("");
         let value = match key.ty {
-            _ if pick % 23 == 1 => odd,
-            Type::Map => block(&key.pattern, picks, depth + 1),
+            _ if odds && pick % 23 == 0 => odd,
+            Type::Map => block(&key.pattern, odds, picks, depth + 1),
             Type::List | Type::OneOrMany => {
                 let item = format!("{}[]", key.pattern);
                 let items: Vec<String> = (0..=pick % 3)
-                    .map(|_| block(&item, picks, depth + 1))
+                    .map(|_| block(&item, odds, picks, depth + 1))
                     .collect();
                 format!("[{}]", items.join(", "))
             }
@@ -158,11 +180,28 @@ proptest! {
         }).collect();
         judge(&rows);
     }
+}
 
-    #[test]
-    fn any_keys_with_fitting_values(picks in prop::collection::vec((0usize..1000, scalar()), 400)) {
-        judge(&[block("", &mut picks.into_iter().cycle().take(2000), 0)]);
+/// Whole files of keys whose values fit, half of them with a few that do not: what the rules over several
+/// values see. Enough of them must pass for the plan's builders to be reached.
+#[test]
+fn any_keys_with_fitting_values() {
+    let picks = prop::collection::vec((0usize..1000, scalar()), 400);
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let plans = Cell::new(0);
+    let outcome = runner.run(&(picks, any::<bool>()), |(picks, odds)| {
+        let mut picks = picks.into_iter().cycle().take(20_000);
+        plans.set(plans.get() + judge(&[block("", odds, &mut picks, 0)]));
+        Ok(())
+    });
+    if let Err(e) = outcome {
+        panic!("{e}");
     }
+    assert!(plans.get() >= 10, "only {} plans of 1024", plans.get());
 }
 
 #[test]

@@ -31,9 +31,13 @@ pub(super) fn of_rule(
         // These are one choice each: a part of the router's beside the rule's would mean neither.
         let chooses = |name: &str| over.get(name).is_some();
         let method = chooses("method") || chooses("methods");
+        let is_header = |n: &Node| n.scalar().is_some_and(|s| s.text == "header");
+        let by_header = over.get("method").is_some_and(is_header)
+            || matches!(over.get("methods"), Some(Node { value: Value::List(l), .. }) if l.iter().any(is_header));
         entries.retain(|e| match e.key.as_str() {
             "enabled" => false,
             "method" | "methods" => !method,
+            "headerName" => !method || by_header,
             "onUnavailable" => !chooses("onUnavailable"),
             _ => true,
         });

@@ -1,5 +1,6 @@
 //! Services and their upstreams.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Around;
@@ -168,6 +169,11 @@ fn upstreams(item: &View<'_>, report: &mut Report) -> Vec<Upstream> {
 /// A name from the address alone: a pin must find its upstream after others came and went.
 fn derived_id(address: &UpstreamAddress) -> String {
     let text = match address {
+        // All eight groups: with `::` two addresses could get one name.
+        UpstreamAddress::Ip(SocketAddr::V6(a)) => {
+            let groups: Vec<String> = a.ip().segments().iter().map(|g| format!("{g:x}")).collect();
+            format!("{}:{}", groups.join(":"), a.port())
+        }
         UpstreamAddress::Ip(a) => a.to_string(),
         UpstreamAddress::Name(host, port) => format!("{host}:{port}"),
         UpstreamAddress::Unix(path) => format!("unix{}", path.display()),
