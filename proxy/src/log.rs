@@ -4,7 +4,7 @@
 //! several threads never mix. Not to be confused with the access log, which `control` writes.
 //!
 //! Invariants: a line never spans two lines and never carries a control character, whatever a peer
-//! sent (see [`line`]); a failure to write is ignored, there is nowhere left to say it. What network
+//! sent (see [`line()`]); a failure to write is ignored, there is nowhere left to say it. What network
 //! input can cause again and again goes through [`Once`] or [`Limited`].
 //!
 //! It deliberately has no levels to switch, no targets and no macros: the caller formats.

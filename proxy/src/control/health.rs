@@ -31,6 +31,19 @@ pub struct Report {
     found: Found,
 }
 
+/// What the cores must know, and whether it is an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Which.
+    pub upstream: UpstreamRef,
+    /// What an operator set.
+    pub admin: AdminState,
+    /// What checks and failures say.
+    pub health: HealthState,
+    /// The state that holds now, where it is another than before.
+    pub event: Option<UpstreamState>,
+}
+
 struct Entry {
     name: String,
     place: Place,
@@ -158,7 +171,7 @@ impl Board {
 
     /// Lets time pass, starts the checks that are due, and tells every change. Within the control
     /// thread's runtime.
-    pub fn turn(&mut self, mut tell: impl FnMut(UpstreamRef, AdminState, HealthState)) {
+    pub fn turn(&mut self, mut tell: impl FnMut(Changed)) {
         let now = self.now();
         for (service, (judge, entries)) in self.judges.iter_mut().zip(&mut self.entries).enumerate()
         {
@@ -188,14 +201,15 @@ impl Board {
                             entry.changes += 1;
                             say(entry, from, to, reason);
                         }
-                        tell(
-                            UpstreamRef {
+                        tell(Changed {
+                            upstream: UpstreamRef {
                                 service: service as u32,
                                 upstream: upstream as u32,
                             },
                             admin,
                             health,
-                        );
+                            event: (from != to).then_some(to),
+                        });
                     }
                 }
             }

@@ -38,14 +38,14 @@ mod testing;
 mod tests;
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use holdfast_runtime::mesh::{Calls, Local, Port};
-use holdfast_store::event::Event;
+use holdfast_store::event::EventKind;
 use holdfast_store::shard::{Answer, Ask};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -60,9 +60,11 @@ use self::shutdown::{Ending, Exit, Input, Output, Phase};
 use self::signals::{Caught, Signals};
 use self::status::{ControlCounts, Status};
 use self::watch::{Change, Watch};
+use crate::event::Event;
 use crate::log as say;
 use crate::message::{Message, UpstreamRef};
 use crate::metrics::Metric;
+use crate::pin::state::UpstreamState;
 use crate::shared::Shared;
 
 /// Questions to shards that may be open at a time.
@@ -436,8 +438,14 @@ impl Loop {
 
     /// Does what follows from all that was taken in. `Some`: the process is to end.
     fn settle(&mut self) -> Option<Exit> {
-        let (local, cores) = (&self.local, self.shared.cores);
-        self.board.turn(|upstream, admin, health| {
+        let (local, journal, cores) = (&self.local, &mut self.journal, self.shared.cores);
+        self.board.turn(|changed| {
+            let health::Changed {
+                upstream,
+                admin,
+                health,
+                event,
+            } = changed;
             for core in 0..cores {
                 local.send(
                     core,
@@ -448,6 +456,7 @@ impl Loop {
                     },
                 );
             }
+            journal.extend(event.map(|state| state_changed(upstream, state)));
         });
         if !self.announced && self.watch.all_ready() && self.names.settled() {
             self.announced = true;
@@ -498,6 +507,10 @@ impl Loop {
                 Some(log) => log.reopen(),
                 None => say::info("SIGUSR1: there is no access log to reopen"),
             },
+            // A terminal that was closed: nobody is left to reload for.
+            Caught::Reload if self.options.at_terminal && !io::stdin().is_terminal() => {
+                self.stop(true)
+            }
             Caught::Reload => say::warn("SIGHUP: reload is not built yet; nothing changes"),
             Caught::Upgrade => {
                 say::warn("SIGUSR2: handing over to a new binary is not built yet; nothing changes")
@@ -598,9 +611,23 @@ impl Loop {
                 resolver_errors: self.names.errors(),
                 ask_timeouts: counts.late.load(Relaxed),
                 asks_refused: counts.busy.load(Relaxed),
+                mesh_spills: self.local.stats().spills,
                 admin_refused: counts.refused.load(Relaxed),
             },
         }
+    }
+}
+
+/// The event of an upstream's new state. It belongs to no session.
+fn state_changed(upstream: UpstreamRef, state: UpstreamState) -> Event {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Event {
+        kind: EventKind::UpstreamStateChanged,
+        at: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+        sid: None,
+        reason: state.name(),
+        subject: None,
+        ordinal: u64::from(upstream.service) << 32 | u64::from(upstream.upstream),
     }
 }
 

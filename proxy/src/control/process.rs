@@ -37,12 +37,18 @@ pub fn read() -> ProcessFigures {
         cpu_seconds: cpu_seconds(&stat),
         resident_bytes: kib(&status, "VmRSS:"),
         virtual_bytes: kib(&status, "VmSize:"),
-        open_fds: fs::read_dir("/proc/self/fd")
-            .ok()
-            .map(|entries| entries.count() as u64),
+        open_fds: open_fds(),
         max_fds: max_fds(&text("/proc/self/limits")),
         start_seconds: start_seconds(&stat, &text("/proc/stat")),
         threads: stat_field(&stat, 20),
+    }
+}
+
+/// Linux 6.2 and newer give the count as the directory's size; before that it is to be read through.
+fn open_fds() -> Option<u64> {
+    match fs::metadata("/proc/self/fd").ok()?.len() {
+        0 => Some(fs::read_dir("/proc/self/fd").ok()?.count() as u64),
+        count => Some(count),
     }
 }
 

@@ -73,6 +73,8 @@ pub struct ControlCounts {
     pub ask_timeouts: u64,
     /// Questions to shards for which there was no room.
     pub asks_refused: u64,
+    /// Messages to the cores that found their ring full and waited.
+    pub mesh_spills: u64,
     /// Admin connections closed at once because there were too many.
     pub admin_refused: u64,
 }

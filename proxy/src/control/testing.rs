@@ -24,6 +24,17 @@ use crate::shared::Shared;
 /// No wait of a test is longer.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A service with two upstreams that nobody asks.
+pub const SERVICE: &str = "  services:
+    - name: app
+      upstreams: [{ id: a, address: \"127.0.0.1:1\" }, { id: b, address: \"unix:/nowhere/b.sock\" }]
+";
+
+/// [`SERVICE`] and more.
+pub fn with(more: &str) -> String {
+    format!("{SERVICE}{more}")
+}
+
 /// Waits until `what` is there.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;

@@ -4,7 +4,7 @@
 //!
 //! Invariants: the samples of a name stand together behind one HELP and one TYPE line; label values
 //! and help are escaped, so that no name of a configuration can break a line.
-//! Tested below, and by the strict reader in [`strict`], which the tests of `metrics` use as well.
+//! Tested below, and by the strict reader in `strict`, which the tests of `metrics` use as well.
 
 use std::fmt::{self, Write};
 

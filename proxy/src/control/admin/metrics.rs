@@ -100,6 +100,7 @@ fn table(out: &mut Exposition, shared: &Shared, status: &Status, wanted: impl Fn
         });
         let ours = match definition.metric {
             Metric::LogLinesDropped => status.counts.log_lines_dropped,
+            Metric::MeshSpills => status.counts.mesh_spills,
             _ => 0,
         };
         out.written(definition.labels, sum.wrapping_add(ours));

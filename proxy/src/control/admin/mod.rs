@@ -1,11 +1,11 @@
 //! The admin endpoint: probes, metrics, sessions, upstreams; HTTP/1.1 on an address of its own.
 //!
 //! Owns the listener, its connections and nothing of the gateway's state: handlers ask through
-//! [`Desk`](super::desk::Desk). Runs on the control thread, off the request path.
+//! [`Desk`]. Runs on the control thread, off the request path.
 //!
-//! Invariants: at most [`CONNECTIONS`] connections, [`BODY`] bytes of a request body, [`HEAD_TIME`] for
-//! a head (and between requests), [`HANDLER_TIME`] for an answer, [`LIFE`] for a connection. Every
-//! request passes [`guard`](guard::Guard); every write leaves a line. No answer holds a secret, and
+//! Invariants: at most [`CONNECTIONS`] connections, [`BODY`] bytes of a request body, `HEAD_TIME` for
+//! a head (and between requests), `HANDLER_TIME` for an answer, `LIFE` for a connection. Every
+//! request passes [`Guard`]; every write leaves a line. No answer holds a secret, and
 //! values of sessions are masked unless asked for.
 //!
 //! Deliberately no dashboard yet and no TLS: it belongs on loopback or behind something that has it.
@@ -19,6 +19,9 @@ pub mod probes;
 pub mod sessions;
 pub mod upstreams;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -27,7 +30,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -122,13 +125,17 @@ async fn around(State(admin): State<Admin>, request: Request, next: Next) -> Res
         .get::<Peer>()
         .map_or_else(|| "?".to_owned(), |peer| peer.0.to_string());
     let open = matches!(path.as_str(), "/healthz" | "/readyz");
-    let response = match admin.guard.check(&method, request.headers(), open) {
+    let mut response = match admin.guard.check(&method, request.headers(), open) {
         Err(error) => error.into_response(),
         Ok(()) => match tokio::time::timeout(HANDLER_TIME, next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::unavailable("the request took too long").into_response(),
         },
     };
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if !matches!(method, Method::GET | Method::HEAD) {
         audit(&method, &path, &peer, &response);
     }

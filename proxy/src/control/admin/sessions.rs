@@ -3,7 +3,7 @@
 //! Owns the paging over shards. Runs on the control thread; every look is a question to the core that
 //! owns the shard.
 //!
-//! Invariants: a page holds at most [`LIMIT`] sessions and costs at most [`ASKS`] questions, so one may
+//! Invariants: a page holds at most [`LIMIT`] sessions and costs at most `ASKS` questions, so one may
 //! be short, or empty, and still have a `next`. Values (data and subject) are masked unless
 //! `values=true`. Nothing of a secret is ever shown, digests included.
 //!
