@@ -252,20 +252,22 @@ impl<'a> Pool<'a> {
             .map_or(0, |candidate| u64::from(candidate.active))
     }
 
-    /// Is `a` less loaded for its weight than `b`?
-    fn lighter(&self, a: usize, b: usize) -> std::cmp::Ordering {
-        let a_load = self.active(a) * u64::from(self.roomy_weight(b));
-        let b_load = self.active(b) * u64::from(self.roomy_weight(a));
-        a_load.cmp(&b_load)
-    }
-
     fn least_connections(&self, rotation: &mut Rotation) -> Option<usize> {
-        let members = (0..self.candidates.len()).filter(|at| self.roomy_weight(*at) > 0);
-        let least = members.min_by(|a, b| self.lighter(*a, *b))?;
+        let mut least: Option<(u64, u64)> = None;
+        for (at, candidate) in self.candidates.iter().enumerate() {
+            let (active, weight) = (
+                u64::from(candidate.active),
+                u64::from(self.roomy_weight(at)),
+            );
+            if weight > 0 && least.is_none_or(|(low, of)| active * of < low * weight) {
+                least = Some((active, weight));
+            }
+        }
+        let (low, of) = least?;
         // Those that are equally light take turns.
         rotation.turn(self.candidates.len(), |at| {
             let weight = self.roomy_weight(at);
-            if weight > 0 && self.lighter(at, least).is_eq() {
+            if weight > 0 && self.active(at) * of == low * u64::from(weight) {
                 weight
             } else {
                 0
@@ -276,9 +278,14 @@ impl<'a> Pool<'a> {
     fn random_two(&self, random: u64) -> Option<usize> {
         let first = self.draw(random >> 32, None)?;
         match self.draw(random & 0xFFFF_FFFF, Some(first)) {
-            Some(second) if self.lighter(second, first).is_lt() => Some(second),
+            Some(second) if self.load(second, first) < self.load(first, second) => Some(second),
             _ => Some(first),
         }
+    }
+
+    /// The load of `a`, made comparable with that of `b` by both weights.
+    fn load(&self, a: usize, b: usize) -> u64 {
+        self.active(a) * u64::from(self.roomy_weight(b))
     }
 
     /// Draws by weight, with 32 random bits.

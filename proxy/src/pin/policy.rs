@@ -590,7 +590,7 @@ pub enum Step {
     Hold {
         /// Position.
         upstream: usize,
-        /// At the longest.
+        /// At the longest, from the first hold of the request on.
         time: Duration,
     },
     /// Done.
@@ -615,12 +615,15 @@ pub struct Decider<'p> {
     keys: Keys,
     at: At,
     answer: Option<UpstreamTag>,
+    answer_made: Option<bool>,
     /// By slot: a pin that was found and may be overwritten.
     stale: SmallVec<[Option<UpstreamTag>; 2]>,
     /// The first good pin that could not be used.
     broken: Option<(usize, Lost)>,
     miss: Option<Miss>,
     given_up: Option<usize>,
+    /// The choice is to stay with the one that gave him up.
+    stays: bool,
     chosen: usize,
     /// Another request's pin was met in a claim: it is not ours to announce.
     joined: bool,
@@ -645,11 +648,13 @@ impl<'p> Decider<'p> {
             cookie,
             at: At::Start,
             answer: None,
+            answer_made: None,
             stale: SmallVec::from_elem(None, keys.tables.len()),
             keys,
             broken: None,
             miss,
             given_up: None,
+            stays: false,
             chosen: 0,
             joined: false,
             claimed: false,
@@ -664,9 +669,17 @@ impl<'p> Decider<'p> {
         &self.keys
     }
 
-    /// The answer to a [`Step::Look`] or [`Step::Claim`].
+    /// The answer to a [`Step::Look`]; to a [`Step::Claim`] see [`Self::answer_claim`].
     pub fn answer(&mut self, pin: Option<UpstreamTag>) {
         self.answer = pin;
+        self.answer_made = None;
+    }
+
+    /// The answer to a [`Step::Claim`]: what the table holds, and whether this claim made it. Without that
+    /// (by [`Self::answer`]) two parallel first requests that chose alike both announce the pin.
+    pub fn answer_claim(&mut self, pin: Option<UpstreamTag>, made: bool) {
+        self.answer = pin;
+        self.answer_made = Some(made);
     }
 
     /// The time of a [`Step::Hold`] is over.
@@ -702,7 +715,7 @@ impl<'p> Decider<'p> {
 
     fn start(&mut self, view: &View<'_>, core: &mut CoreState) -> Option<Step> {
         self.answer = None;
-        (self.joined, self.claimed, self.again) = (false, false, true);
+        (self.joined, self.claimed, self.again, self.stays) = (false, false, true, false);
         self.stale.iter_mut().for_each(|stale| *stale = None);
         self.at = At::Look(0);
         if let CookiePin::Found { opened, other_name } = self.cookie
@@ -806,7 +819,7 @@ impl<'p> Decider<'p> {
             view.random,
         );
         let Some(chosen) = chosen else {
-            return Some(Step::Decided(self.none_usable(view)));
+            return self.choose_nobody(view);
         };
         if self.policy.pinning.is_none() {
             return Some(Step::Decided(self.verdict(
@@ -822,29 +835,55 @@ impl<'p> Decider<'p> {
     }
 
     /// Nobody can take the client: one that a drain gave up stays for now.
-    fn none_usable(&self, view: &View<'_>) -> Verdict {
-        let none = Verdict {
-            action: Action::Unavailable,
-            outcome: self.outcome(),
-            cookie: CookieAction::Keep,
-            retire_other: false,
-            established: false,
-            broken: None,
-        };
-        let Some(upstream) = self
-            .given_up
-            .filter(|upstream| !view.tried.contains(*upstream))
-        else {
-            return none;
-        };
-        let by = match self.cookie {
-            CookiePin::Found { opened, .. } if opened.upstream == upstream => By::Cookie,
-            _ => By::Table(self.stale.iter().position(Option::is_some).unwrap_or(0)),
+    fn choose_nobody(&mut self, view: &View<'_>) -> Option<Step> {
+        let stays = self.given_up.filter(|upstream| {
+            let state = view
+                .candidates
+                .get(*upstream)
+                .map(|candidate| candidate.state);
+            state.is_some_and(|state| state.usable() != Usable::No)
+                && !view.tried.contains(*upstream)
+        });
+        match stays {
+            // Tables were told of another upstream, which could not be reached: tell them again.
+            Some(upstream) if self.made.is_some() => {
+                self.chosen = upstream;
+                self.stays = true;
+                self.at = At::Claim(0);
+                None
+            }
+            Some(upstream) => Some(Step::Decided(self.stayed(upstream, view))),
+            None => Some(Step::Decided(Verdict {
+                action: Action::Unavailable,
+                outcome: self.outcome(),
+                cookie: CookieAction::Keep,
+                retire_other: false,
+                established: false,
+                // A table pin that was overwritten on the way is gone; a cookie is still at the client.
+                broken: self.broken.filter(|_| {
+                    self.made.is_some() && !matches!(self.cookie, CookiePin::Found { .. })
+                }),
+            })),
+        }
+    }
+
+    /// The pin to an upstream that gave it up is used once more.
+    fn stayed(&self, upstream: usize, view: &View<'_>) -> Verdict {
+        if let (CookiePin::Found { opened, other_name }, Some(policy)) =
+            (self.cookie, self.policy.cookie())
+            && opened.upstream == upstream
+        {
+            return policy.kept(&opened, other_name, view.now_minute);
+        }
+        let broken = self.broken.filter(|(lost, _)| *lost != upstream);
+        let slot = self.stale.iter().position(Option::is_some).unwrap_or(0);
+        let outcome = match broken {
+            Some((_, lost)) => Outcome::Broken(lost),
+            None => Outcome::Hit(By::Table(slot)),
         };
         Verdict {
-            action: Action::Use(upstream),
-            outcome: Outcome::Hit(by),
-            ..none
+            broken,
+            ..self.verdict(Action::Use(upstream), outcome, view, false)
         }
     }
 
@@ -868,7 +907,11 @@ impl<'p> Decider<'p> {
         self.at = At::Claim(slot + 1);
         let held = self.answer.take()?;
         if self.policy.ids.tag(self.chosen) == Some(held) {
-            self.claimed = true;
+            if self.answer_made.unwrap_or(true) {
+                self.claimed = true;
+            } else if !self.claimed {
+                self.joined = true;
+            }
             return None;
         }
         // Another request was faster. The first table that holds a pin decides for all.
@@ -896,6 +939,10 @@ impl<'p> Decider<'p> {
 
     /// The algorithm chose, and the tables agreed.
     fn bound(&mut self, view: &View<'_>) -> Verdict {
+        if self.stays && self.given_up == Some(self.chosen) {
+            self.made = None;
+            return self.stayed(self.chosen, view);
+        }
         self.made = Some(self.chosen);
         let held = self.claimed || self.joined || self.policy.cookie().is_some();
         let outcome = match self.outcome() {

@@ -112,11 +112,14 @@ impl Gateway {
                 key, tag, replaces, ..
             } => {
                 self.acts.push("claim");
-                let held = self.table.entry(key).or_insert(tag);
-                if Some(*held) == replaces {
-                    *held = tag;
+                let made = self
+                    .table
+                    .get(&key)
+                    .is_none_or(|held| Some(*held) == replaces);
+                if made {
+                    self.table.insert(key, tag);
                 }
-                decider.answer(Some(*held));
+                decider.answer_claim(self.table.get(&key).copied(), made);
             }
             Step::Hold { .. } | Step::Decided(_) => panic!("no question to the table: {step:?}"),
         }
@@ -756,18 +759,13 @@ fn a_drain_that_ends_moves_its_clients_between_requests() {
     gateway.now_ms = 60_000;
     // Nobody else can take him: he stays, and nothing is said.
     gateway.candidates[1].state = Down;
-    for (cookie, by) in [(pinned(0), By::Cookie), (CookiePin::Absent, By::Table(0))] {
+    for (cookie, by, set) in [
+        (pinned(0), By::Cookie, CookieAction::Keep),
+        (CookiePin::Absent, By::Table(0), NEW),
+    ] {
         let verdict = gateway.request(&client(1), cookie);
-        assert_eq!(
-            told(verdict),
-            (
-                Action::Use(0),
-                Outcome::Hit(by),
-                CookieAction::Keep,
-                false,
-                None
-            )
-        );
+        let expected = (Action::Use(0), Outcome::Hit(by), set, false, None);
+        assert_eq!(told(verdict), expected);
     }
     gateway.candidates[1].state = Ready;
     let verdict = gateway.request(&client(1), pinned(0));
@@ -786,6 +784,92 @@ fn a_drain_that_ends_moves_its_clients_between_requests() {
     assert_eq!(
         (again.action, again.outcome),
         (Action::Use(1), Outcome::Hit(By::Table(0)))
+    );
+}
+
+#[test]
+fn a_client_whose_new_place_cannot_be_reached_stays_with_the_drain() {
+    let mut service = service(Balancing::RoundRobin, &[1, 1]);
+    service.drain_timeout = Duration::from_secs(1);
+    for cookie in [pinned(0), CookiePin::Absent] {
+        let mut gateway = Gateway::of(Some(affinity(vec![Cookie, SourceIp])), &service, 1);
+        gateway.request(&client(1), CookiePin::Absent);
+        gateway.candidates[0].state = Drain;
+        gateway.core.drains.set(0, Some(0));
+        gateway.now_ms = 1_000;
+        let policy = Rc::clone(&gateway.policy);
+        let mut decider = Decider::new(&policy, cookie, policy.keys(&client(1)));
+        let mut tried = Tried::new();
+        let step = gateway.run(&mut decider, &tried);
+        assert!(
+            matches!(step, Step::Decided(v) if v.action == Action::Use(1)),
+            "{step:?}"
+        );
+        tried.add(1);
+        decider.retry();
+        let Step::Decided(verdict) = gateway.run(&mut decider, &tried) else {
+            panic!("held")
+        };
+        assert_eq!((verdict.action, verdict.broken), (Action::Use(0), None));
+        assert!(matches!(verdict.outcome, Outcome::Hit(_)));
+        let held: Vec<_> = gateway.table.values().copied().collect();
+        assert_eq!(
+            held,
+            [policy.ids().tag(0).unwrap()],
+            "the table is told again"
+        );
+    }
+}
+
+#[test]
+fn a_dead_cookie_pin_beside_a_draining_table_pin_is_told_and_replaced() {
+    let mut service = service(Balancing::RoundRobin, &[1, 1]);
+    service.drain_timeout = Duration::from_secs(1);
+    let mut gateway = Gateway::of(Some(affinity(vec![Cookie, SourceIp])), &service, 1);
+    gateway.request(&client(1), CookiePin::Absent);
+    gateway.candidates[0].state = Drain;
+    gateway.candidates[1].state = Down;
+    gateway.core.drains.set(0, Some(0));
+    gateway.now_ms = 1_000;
+    let lost = Lost::Down;
+    let expected = (
+        Action::Use(0),
+        Outcome::Broken(lost),
+        NEW,
+        false,
+        Some((1, lost)),
+    );
+    assert_eq!(told(gateway.request(&client(1), pinned(1))), expected);
+}
+
+#[test]
+fn a_claim_that_another_request_made_alike_is_not_announced_twice() {
+    let mut gateway = Gateway::new(Some(affinity(vec![SourceIp])));
+    let policy = Rc::clone(&gateway.policy);
+    let mut decider = Decider::new(&policy, CookiePin::Absent, policy.keys(&client(1)));
+    let (candidates, tried) = (gateway.candidates.clone(), Tried::new());
+    let view = View {
+        candidates: &candidates,
+        tried: &tried,
+        now_ms: 0,
+        now_minute: NOW,
+        random: 0,
+    };
+    assert!(matches!(
+        decider.step(&view, &mut gateway.core),
+        Step::Look { .. }
+    ));
+    decider.answer(None);
+    let Step::Claim { tag, .. } = decider.step(&view, &mut gateway.core) else {
+        panic!("no claim")
+    };
+    decider.answer_claim(Some(tag), false);
+    let Step::Decided(verdict) = decider.step(&view, &mut gateway.core) else {
+        panic!("asks again")
+    };
+    assert_eq!(
+        (verdict.action, verdict.established),
+        (Action::Use(0), false)
     );
 }
 

@@ -95,19 +95,42 @@ impl Rendezvous {
 
     /// The upstream with the highest score for this key among those to which `weight` gives more than zero.
     pub fn find(&self, key: u64, mut weight: impl FnMut(usize) -> u32) -> Option<usize> {
-        let mut best: Option<(f64, u64, usize)> = None;
+        let mut best: Option<Drawn> = None;
         for (at, id) in self.ids.iter().enumerate() {
-            let weight = weight(at);
-            if weight == 0 {
-                continue;
-            }
-            let score = score(mix(*id, key), weight);
-            // Equal scores (in theory) fall by id, not by position.
-            if best.is_none_or(|(high, of, _)| score > high || (score == high && *id > of)) {
-                best = Some((score, *id, at));
+            let drawn = Drawn {
+                hash: mix(*id, key),
+                weight: weight(at),
+                id: *id,
+                at,
+            };
+            if drawn.weight > 0 && best.as_ref().is_none_or(|best| drawn.beats(best)) {
+                best = Some(drawn);
             }
         }
-        best.map(|(_, _, at)| at)
+        best.map(|best| best.at)
+    }
+}
+
+/// An upstream's lot for one key.
+struct Drawn {
+    hash: u64,
+    weight: u32,
+    id: u64,
+    at: usize,
+}
+
+impl Drawn {
+    /// Equal lots (in theory) fall by id, not by position.
+    fn beats(&self, other: &Self) -> bool {
+        if self.weight == other.weight {
+            // The score grows with the hash: no need for logarithms.
+            return (self.hash, self.id) > (other.hash, other.id);
+        }
+        let (score, other_score) = (
+            score(self.hash, self.weight),
+            score(other.hash, other.weight),
+        );
+        score > other_score || (score == other_score && self.id > other.id)
     }
 }
 
