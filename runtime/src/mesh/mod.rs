@@ -1,7 +1,7 @@
 //! Messages between the threads of the process: data cores (monoio), control (tokio), replication
 //! (glommio).
 //!
-//! Owns a bounded single-producer ring for each ordered pair of parties and one [`Bell`] a party.
+//! Owns a bounded single-producer ring for each ordered pair of parties and one bell a party.
 //! [`build`] makes all [`Port`]s; each is sent to its thread and becomes a [`Local`] there, which any
 //! task of the thread may clone and send with. One task of each thread, the pump, drains.
 //!
