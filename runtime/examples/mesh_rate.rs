@@ -30,9 +30,13 @@ async fn receive(local: Local<u64>, count: u64) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let count = std::env::args().nth(1).map_or(Ok(5_000_000), |n| n.parse::<u64>())?;
+    let count = std::env::args()
+        .nth(1)
+        .map_or(Ok(5_000_000), |n| n.parse::<u64>())?;
     let mut ports = mesh::build::<u64>(2, 4096).into_iter();
-    let (Some(first), Some(second)) = (ports.next(), ports.next()) else { unreachable!() };
+    let (Some(first), Some(second)) = (ports.next(), ports.next()) else {
+        unreachable!()
+    };
     let began = Instant::now();
     let sender = data_core::spawn(spec(0), move || async move {
         let local = first.local();
@@ -55,11 +59,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     sender.join()?;
     receiver.join()?;
     let took = began.elapsed();
-    println!("{count} messages in {took:?}: {:.1} ns each", took.as_nanos() as f64 / count as f64);
+    println!(
+        "{count} messages in {took:?}: {:.1} ns each",
+        took.as_nanos() as f64 / count as f64
+    );
 
     let rounds = 100_000u64;
     let mut ports = mesh::build::<u64>(2, 64).into_iter();
-    let (Some(first), Some(second)) = (ports.next(), ports.next()) else { unreachable!() };
+    let (Some(first), Some(second)) = (ports.next(), ports.next()) else {
+        unreachable!()
+    };
     let echo = data_core::spawn(spec(1), move || async move {
         let local = second.local();
         let left = Cell::new(rounds);
@@ -87,6 +96,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     asker.join()?;
     echo.join()?;
-    println!("round trip between sleeping cores: {:?}", began.elapsed() / rounds as u32);
+    println!(
+        "round trip between sleeping cores: {:?}",
+        began.elapsed() / rounds as u32
+    );
     Ok(())
 }
