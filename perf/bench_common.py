@@ -194,6 +194,17 @@ class Holdfast(Gateway):
                   if line.split("{")[0].split(" ")[0] == name]
         return sum(values) if values else None
 
+    def settled(self, name, seconds=10):
+        """A gauge that cores publish about once a second: read until it stands still."""
+        last, end = None, time.monotonic() + seconds
+        while time.monotonic() < end:
+            now = self.metric(name)
+            if now == last:
+                return now
+            last = now
+            time.sleep(1.5)
+        return last
+
 
 KINDS = {"relay": Relay, "nginx": Nginx, "haproxy": Haproxy, "holdfast": Holdfast}
 

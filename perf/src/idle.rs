@@ -6,7 +6,7 @@
 //! seconds), and after they were closed. Reports growth a connection in bytes. A server that ends
 //! idle connections meanwhile is noticed and counted. Tested by the smoke test.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use crate::watch::{Group, Memory};
 pub const HELP: &str = "\
 holdfast-perf idle --to ADDRESS:PORT --watch NAME=PID,PID
   --connections 9000
+  --rate 0          connections opened a second; 0: as fast as they go
   --hold 15s        how long they are held
   --settle 10s      how long after the close memory is read again
   --path /          the one request on each; `--path none` sends none
@@ -40,6 +41,7 @@ const AT_ONCE: usize = 256;
 pub fn main(mut args: Args) -> Result<(), String> {
     let to = args.address("--to")?;
     let connections = args.number("--connections", 9000)?.max(1) as usize;
+    let rate = args.number("--rate", 0)?;
     let hold = args.duration("--hold", Duration::from_secs(15))?;
     let settle = args.duration("--settle", Duration::from_secs(10))?;
     let path = args.value("--path")?.unwrap_or_else(|| "/".into());
@@ -49,13 +51,42 @@ pub fn main(mut args: Args) -> Result<(), String> {
     args.finish()?;
     let request =
         (path != "none").then(|| format!("GET {path} HTTP/1.1\r\nHost: {to}\r\n\r\n").into_bytes());
-    let report = ring::run(measure(to, connections, hold, settle, request, group))?;
+    let shape = Shape {
+        to,
+        connections,
+        rate,
+        hold,
+        settle,
+        request,
+    };
+    let report = ring::run(measure(shape, group))?;
     if json {
         println!("{}", report.json().finish());
     } else {
         print!("{}", report.text());
     }
     Ok(())
+}
+
+/// What is held, and how.
+struct Shape {
+    to: SocketAddr,
+    connections: usize,
+    /// Opened a second; 0 for no bound.
+    rate: u64,
+    hold: Duration,
+    settle: Duration,
+    request: Option<Vec<u8>>,
+}
+
+impl Shape {
+    /// When connection `number` may be opened, after the start.
+    fn due(&self, number: usize) -> Duration {
+        match self.rate {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs_f64(number as f64 / rate as f64),
+        }
+    }
 }
 
 /// Memory at each stage.
@@ -107,52 +138,18 @@ impl Report {
     }
 }
 
-async fn measure(
-    to: SocketAddr,
-    connections: usize,
-    hold: Duration,
-    settle: Duration,
-    request: Option<Vec<u8>>,
-    group: Group,
-) -> Result<Report, String> {
+async fn measure(shape: Shape, group: Group) -> Result<Report, String> {
     let memory = || group.memory().map_err(|e| format!("{}: {e}", group.name));
     let before = memory()?;
-    let held = Rc::new(RefCell::new(Vec::with_capacity(connections)));
-    let failed = Rc::new(RefCell::new(None));
-    let left = Rc::new(Cell::new(connections));
-    let busy = Rc::new(Cell::new(AT_ONCE));
-    for _ in 0..AT_ONCE {
-        let (held, failed, left, busy) = (held.clone(), failed.clone(), left.clone(), busy.clone());
-        let request = request.clone();
-        monoio::spawn(async move {
-            while left.get() > 0 {
-                left.set(left.get() - 1);
-                match open(to, request.clone()).await {
-                    Ok(stream) => held.borrow_mut().push(stream),
-                    Err(error) => *failed.borrow_mut() = Some(error),
-                }
-            }
-            busy.set(busy.get() - 1);
-        });
-    }
-    let begun = Instant::now();
-    while busy.get() > 0 {
-        monoio::time::sleep(Duration::from_millis(10)).await;
-        if begun.elapsed() > Duration::from_secs(120) {
-            return Err("connections don't open".into());
-        }
-    }
-    if let Some(error) = failed.borrow_mut().take() {
-        return Err(format!(
-            "{} of {connections} open: {error}",
-            held.borrow().len()
-        ));
-    }
+    let (hold, settle, connections) = (shape.hold, shape.settle, shape.connections);
+    let patience = Duration::from_secs(60) + shape.due(connections);
+    let streams = monoio::time::timeout(patience, open_all(Rc::new(shape)))
+        .await
+        .map_err(|_| "connections don't open".to_owned())??;
     monoio::time::sleep(Duration::from_millis(500)).await;
     let opened = memory()?;
     monoio::time::sleep(hold.saturating_sub(Duration::from_millis(500))).await;
     let kept = memory()?;
-    let streams = held.take();
     let lost = ended(streams).await;
     monoio::time::sleep(settle).await;
     let closed = memory()?;
@@ -166,6 +163,34 @@ async fn measure(
             ("closed", closed),
         ],
     })
+}
+
+/// Opens all connections, some at once.
+async fn open_all(shape: Rc<Shape>) -> Result<Vec<TcpStream>, String> {
+    let next = Rc::new(Cell::new(0));
+    let begun = Instant::now();
+    let mut openers = Vec::new();
+    for _ in 0..AT_ONCE {
+        let (shape, next) = (Rc::clone(&shape), Rc::clone(&next));
+        openers.push(monoio::spawn(async move {
+            let mut opened = Vec::new();
+            while next.get() < shape.connections {
+                let number = next.get();
+                next.set(number + 1);
+                let wait = shape.due(number).saturating_sub(begun.elapsed());
+                if !wait.is_zero() {
+                    monoio::time::sleep(wait).await;
+                }
+                opened.push(open(shape.to, shape.request.clone()).await?);
+            }
+            Ok::<_, String>(opened)
+        }));
+    }
+    let mut streams = Vec::with_capacity(shape.connections);
+    for opener in openers {
+        streams.extend(opener.await?);
+    }
+    Ok(streams)
 }
 
 async fn open(to: SocketAddr, request: Option<Vec<u8>>) -> Result<TcpStream, String> {
