@@ -73,6 +73,7 @@ pub(crate) fn put_number(mut n: u64, out: &mut Vec<u8>) {
 }
 
 /// Takes a canonical LEB128 number of at most 9 bytes.
+#[inline]
 pub(crate) fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = bytes.split_first()?;
     *bytes = rest;
@@ -92,6 +93,7 @@ pub(crate) fn take_number(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// Takes `len` bytes.
+#[inline]
 pub(crate) fn take<'a>(bytes: &mut &'a [u8], len: u64) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(usize::try_from(len).ok()?)?;
     *bytes = rest;
@@ -179,11 +181,10 @@ impl<'a> Blob<'a> {
     /// Appends the members of a flat JSON object, without braces; returns whether there were any.
     pub fn write_members(&self, out: &mut Vec<u8>) -> bool {
         let before = out.len();
+        // Room at once: a member is one byte longer than its packed form.
+        out.reserve(self.fields.len() + 64);
         self.visible(|name, value| {
-            if out.len() > before {
-                out.push(b',');
-            }
-            out.push(b'"');
+            out.extend_from_slice(if out.len() > before { b",\"" } else { b"\"" });
             out.extend_from_slice(name);
             out.extend_from_slice(b"\":");
             out.extend_from_slice(value);
@@ -200,6 +201,7 @@ impl<'a> Blob<'a> {
 }
 
 /// Takes one field's head, name and value.
+#[inline]
 fn next_raw<'a>(rest: &mut &'a [u8]) -> Option<(u64, &'a [u8], Option<&'a [u8]>)> {
     let head = take_number(rest)?;
     let len = take_number(rest)?;

@@ -44,6 +44,25 @@ pub(crate) struct Arena {
     own: slab::Slab<Box<[u8]>>,
 }
 
+const fn size(class: usize) -> usize {
+    if class < 16 {
+        (class + 1) * 8
+    } else {
+        128 + (class - 15) * 16
+    }
+}
+
+/// By class: bytes of a cell, and log2 of the cells of a chunk.
+const SHAPES: [(u16, u8); CLASSES] = {
+    let mut shapes = [(0, 0); CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        shapes[class] = (size(class) as u16, (CHUNK / size(class)).ilog2() as u8);
+        class += 1;
+    }
+    shapes
+};
+
 fn class_of(len: usize) -> u8 {
     if len <= 128 {
         (len.div_ceil(8) - 1) as u8
@@ -52,18 +71,15 @@ fn class_of(len: usize) -> u8 {
     }
 }
 
+#[inline]
 fn size_of(class: u8) -> usize {
-    let class = usize::from(class);
-    if class < 16 {
-        (class + 1) * 8
-    } else {
-        128 + (class - 15) * 16
-    }
+    usize::from(SHAPES[usize::from(class)].0)
 }
 
 /// Log2 of the cells of a chunk.
+#[inline]
 fn shift(class: u8) -> u32 {
-    (CHUNK / size_of(class)).ilog2()
+    u32::from(SHAPES[usize::from(class)].1)
 }
 
 impl Arena {
