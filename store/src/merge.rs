@@ -138,7 +138,7 @@ pub(crate) mod tests {
             let mut rest = Record::change(record.sid, created, record.birth);
             rest.last_access = Quarter(last_access);
             rest.signed = signed;
-            rest.idle = idle.map(|(clock, ms)| Idle { stamp: Stamp { clock, tag: 0 }, ms });
+            rest.idle = idle.map(|(clock, ms)| Idle { stamp: Stamp { clock, tag: 0 }, ms: ms << 50 });
             join_secrets(&mut rest.secrets, &secrets);
             for (tag, changes, requests) in counters {
                 join_counters(&mut rest.counters, &[Counter { tag: NodeTag::new(tag), changes, requests }]);

@@ -48,7 +48,7 @@ impl PinKey {
     pub fn shard(&self, shards: usize, seeds: [u64; 4]) -> usize {
         let hash = hasher(seeds).hash_one(&self.0[..]);
         // The high half: the low bits place it within the shard's table.
-        ((hash >> 32) * shards as u64 >> 32) as usize
+        (((hash >> 32) * shards as u64) >> 32) as usize
     }
 }
 

@@ -200,9 +200,12 @@ impl<'a> Blob<'a> {
     }
 }
 
+/// Head, name and value.
+type RawField<'a> = (u64, &'a [u8], Option<&'a [u8]>);
+
 /// Takes one field's head, name and value.
 #[inline]
-fn next_raw<'a>(rest: &mut &'a [u8]) -> Option<(u64, &'a [u8], Option<&'a [u8]>)> {
+fn next_raw<'a>(rest: &mut &'a [u8]) -> Option<RawField<'a>> {
     let head = take_number(rest)?;
     let len = take_number(rest)?;
     let name = take(rest, len)?;

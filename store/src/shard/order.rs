@@ -91,17 +91,28 @@ impl Order {
     }
 
     fn set_key(&mut self, slot: u32, key: u32) {
+        if self.policy == Eviction::Lru {
+            return;
+        }
         while self.keys.len() <= slot as usize / CHUNK {
             self.keys.push(vec![0; CHUNK].into());
         }
         self.keys[slot as usize / CHUNK][slot as usize % CHUNK] = key;
     }
 
+    #[inline]
     fn list_of(&self, slot: u32) -> u32 {
         match self.policy {
             Eviction::Lru => 0,
-            Eviction::Lfu => Frequency(self.key(slot)).list(),
-            Eviction::Ttl => self.key(slot),
+            _ => self.list_for(self.key(slot)),
+        }
+    }
+
+    fn list_for(&self, key: u32) -> u32 {
+        match self.policy {
+            Eviction::Lru => 0,
+            Eviction::Lfu => Frequency(key).list(),
+            Eviction::Ttl => key,
         }
     }
 
@@ -170,22 +181,21 @@ impl Order {
         let rank = entry.rank();
         let old = std::mem::replace(&mut entry.flags, flags);
         let (same, last) = (entry.rank() == rank, entry.next == NIL);
+        let list = self.list_of(slot);
         let key = match self.policy {
-            Eviction::Lru if same && (last || !used) => return,
             Eviction::Lru => 0,
             Eviction::Lfu if used => Frequency(self.key(slot)).used(now).0,
             Eviction::Lfu => self.key(slot),
             Eviction::Ttl => time::short_seconds(expires),
         };
-        if self.policy == Eviction::Ttl && same && key == self.key(slot) && (last || !used) {
+        if same && self.list_for(key) == list && (last || !used) {
+            self.set_key(slot, key);
             return;
         }
         store.at_mut(slot).flags = old;
         self.remove(store, slot);
         store.at_mut(slot).flags = flags;
-        if self.policy != Eviction::Lru {
-            self.set_key(slot, key);
-        }
+        self.set_key(slot, key);
         self.link(store, slot);
     }
 

@@ -6,6 +6,7 @@
 use super::Shard;
 use super::life::End;
 use super::slab::{Entry, flag};
+use super::write::inline_secret;
 use crate::merge::Effect;
 use crate::record::{Counter, Record, RecordField, blob};
 use crate::session::Reason;
@@ -93,6 +94,9 @@ impl Shard {
             return false;
         };
         self.counts.received += 1;
+        if record.secrets != [inline_secret(self.store.at(slot))] {
+            self.edit_extra(slot, |extra| extra.secrets.clone_from(&record.secrets));
+        }
         self.merge_into(slot, record, now);
         if self.expires(self.store.at(slot)) <= now {
             self.bury(slot, End::Expired, now);

@@ -1,0 +1,197 @@
+//! The shadow model: what the shards must hold, kept in the simplest way.
+
+use std::collections::{BTreeMap, HashMap};
+
+use holdfast_store::id::{Sid, shard_of};
+use holdfast_store::record::{FieldKind, Record};
+use holdfast_store::session::{Eviction, Policy};
+use holdfast_store::shard::Frequency;
+use holdfast_store::time::{EPOCH_MS, Quarter};
+
+/// One session that a shard holds.
+#[derive(Clone)]
+pub struct Session {
+    /// As the shard last showed it, with touches since.
+    pub record: Record,
+    pub presented: bool,
+    /// Grows whenever the session goes to the end of its list.
+    pub order: u64,
+    pub frequency: Frequency,
+    /// What readers see.
+    pub data: BTreeMap<String, String>,
+    pub version: u64,
+    pub requests: u64,
+    pub conflict: bool,
+}
+
+pub struct Model {
+    pub policy: Policy,
+    pub shards: usize,
+    pub present: HashMap<Sid, Session>,
+    /// Destroyed: until when that must be remembered.
+    pub destroyed: HashMap<Sid, u64>,
+    orders: u64,
+}
+
+/// Milliseconds after `start`, where 0 is never.
+fn after(start: u64, life: u64) -> u64 {
+    if life == 0 {
+        u64::MAX
+    } else {
+        start.saturating_add(life)
+    }
+}
+
+/// The fields that readers see.
+pub fn visible(record: &Record) -> BTreeMap<String, String> {
+    let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
+    let mut data = BTreeMap::new();
+    for attributes in [false, true] {
+        for field in record
+            .fields
+            .iter()
+            .filter(|f| (f.kind == FieldKind::Attribute) == attributes)
+        {
+            if let Some(value) = &field.value {
+                data.insert(text(field.name.as_bytes()), text(value));
+            }
+        }
+    }
+    data
+}
+
+impl Model {
+    pub fn new(policy: Policy, shards: usize) -> Self {
+        Self {
+            policy,
+            shards,
+            present: HashMap::new(),
+            destroyed: HashMap::new(),
+            orders: 0,
+        }
+    }
+
+    /// Takes in a session as a shard shows it.
+    pub fn admit(&mut self, record: Record, presented: bool, now: u64) {
+        self.orders += 1;
+        let session = Session {
+            data: visible(&record),
+            version: record.version(),
+            requests: record.counters.iter().map(|c| u64::from(c.requests)).sum(),
+            presented,
+            order: self.orders,
+            frequency: Frequency::once(now),
+            conflict: false,
+            record,
+        };
+        assert!(self.present.insert(session.record.sid, session).is_none());
+    }
+
+    pub fn expires(&self, session: &Session) -> u64 {
+        let (policy, record) = (&self.policy, &session.record);
+        let created = EPOCH_MS + record.created;
+        let last = record.last_access.end();
+        let idle = match (record.idle, policy.rolling) {
+            (Some(own), _) => after(last, own.ms),
+            (None, true) => after(last, policy.timeout),
+            (None, false) => u64::MAX,
+        };
+        let fixed = if policy.rolling {
+            u64::MAX
+        } else {
+            after(created, policy.timeout)
+        };
+        [
+            idle,
+            fixed,
+            after(last, policy.inactive),
+            after(created, policy.ttl),
+        ]
+        .into_iter()
+        .min()
+        .unwrap()
+    }
+
+    pub fn is_live(&self, sid: &Sid, now: u64) -> bool {
+        self.present.get(sid).is_some_and(|s| self.expires(s) > now)
+    }
+
+    pub fn storeless_end(&self, issued: u32) -> u64 {
+        let lives = [self.policy.timeout, self.policy.ttl];
+        u64::from(issued) * 1000 + lives.into_iter().filter(|l| *l > 0).min().unwrap()
+    }
+
+    pub fn authenticated(session: &Session) -> bool {
+        session.record.secrets[0].authenticated
+    }
+
+    fn rank(session: &Session) -> u8 {
+        if Self::authenticated(session) {
+            2
+        } else {
+            u8::from(session.presented)
+        }
+    }
+
+    /// The list that a session is in: rank, then key.
+    fn list(&self, session: &Session) -> (u8, u64) {
+        let key = match self.policy.eviction {
+            Eviction::Lru => 0,
+            Eviction::Lfu => u64::from(session.frequency.list()),
+            Eviction::Ttl => self.expires(session).saturating_sub(EPOCH_MS) / 1000,
+        };
+        (Self::rank(session), key)
+    }
+
+    /// Changes a session; it goes to the end of its list where it was used or its list is another.
+    pub fn change(&mut self, sid: &Sid, used: Option<u64>, change: impl FnOnce(&mut Session)) {
+        let mut session = self.present.remove(sid).unwrap();
+        let before = self.list(&session);
+        change(&mut session);
+        if let Some(now) = used {
+            session.frequency = session.frequency.used(now);
+        }
+        if used.is_some() || self.list(&session) != before {
+            self.orders += 1;
+            session.order = self.orders;
+        }
+        self.present.insert(*sid, session);
+    }
+
+    pub fn touch(&mut self, sid: &Sid, now: u64) {
+        let signed = self.policy.signed;
+        self.change(sid, Some(now), |session| {
+            session.presented = true;
+            session.conflict = false;
+            session.requests += 1;
+            session.record.signed &= signed;
+            session.record.last_access = session.record.last_access.max(Quarter::of(now));
+        });
+    }
+
+    pub fn shard(&self, sid: &Sid) -> usize {
+        shard_of(sid, self.shards)
+    }
+
+    /// Who goes next in `shard`, but not `except`.
+    pub fn victim(&self, shard: usize, except: Option<Sid>) -> Option<Sid> {
+        let here = self
+            .present
+            .values()
+            .filter(|s| self.shard(&s.record.sid) == shard && Some(s.record.sid) != except);
+        here.min_by_key(|s| (self.list(s), s.order))
+            .map(|s| s.record.sid)
+    }
+
+    /// Live and unswept sessions with a subject, in order.
+    pub fn with_subject(&self, subject: &str) -> Vec<Sid> {
+        let mut sids: Vec<Sid> = self
+            .present
+            .values()
+            .filter(|s| s.data.get("userId").is_some_and(|v| v == subject))
+            .map(|s| s.record.sid)
+            .collect();
+        sids.sort();
+        sids
+    }
+}
