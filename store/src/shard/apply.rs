@@ -17,6 +17,7 @@ use crate::record::blob::FieldRef;
 use crate::record::{FieldKind, Idle, SecretEntry};
 use crate::session::{Applied, Apply, Commands, Destroy, Elsewhere, Reason, Target};
 use crate::time::{self, Quarter};
+use crate::token::Presented;
 
 /// The session that commands work on.
 #[derive(Debug, Clone, Copy)]
@@ -97,24 +98,15 @@ impl Shard {
             return Err(());
         }
         if let Target::Storeless(token) = target {
+            let until = self.storeless_end(u64::from(token.issued) * 1000);
             if matches!(commands.destroy, Some(Destroy::This | Destroy::All)) {
-                let until = self.storeless_end(u64::from(token.issued) * 1000);
                 self.tombstones.insert(sid, until);
                 done.expire = true;
                 return Ok(None);
             }
-            done.session = Some(*sid);
-            if !self.needs_record(commands) {
-                return Err(());
+            if until > now {
+                return self.find_storeless(token, commands, done, now);
             }
-            let slot = self.confirm(token, 0, now);
-            done.created = slot.is_some();
-            done.full = slot.is_none();
-            return Ok(Some(Work {
-                slot: slot.ok_or(())?,
-                stale: false,
-                new: false,
-            }));
         }
         // Expired or evicted while the request was under way. Only an explicit act begins anew.
         if commands.create || commands.authenticate.is_some() {
@@ -122,6 +114,27 @@ impl Shard {
         }
         done.gone = true;
         Err(())
+    }
+
+    fn find_storeless(
+        &mut self,
+        token: &Presented,
+        commands: &Commands,
+        done: &mut Applied,
+        now: u64,
+    ) -> Result<Option<Work>, ()> {
+        done.session = Some(token.sid);
+        if !self.needs_record(commands) {
+            return Err(());
+        }
+        let slot = self.confirm(token, 0, now);
+        (done.created, done.full) = (slot.is_some(), slot.is_none());
+        let slot = slot.ok_or(())?;
+        Ok(Some(Work {
+            slot,
+            stale: false,
+            new: false,
+        }))
     }
 
     /// Whether commands make the record of a storeless session.

@@ -10,26 +10,26 @@ use holdfast_store::time::{EPOCH_MS, Quarter};
 
 /// One session that a shard holds.
 #[derive(Clone)]
-pub struct Session {
+pub(crate) struct Session {
     /// As the shard last showed it, with touches since.
-    pub record: Record,
-    pub presented: bool,
+    pub(crate) record: Record,
+    pub(crate) presented: bool,
     /// Grows whenever the session goes to the end of its list.
-    pub order: u64,
-    pub frequency: Frequency,
+    pub(crate) order: u64,
+    pub(crate) frequency: Frequency,
     /// What readers see.
-    pub data: BTreeMap<String, String>,
-    pub version: u64,
-    pub requests: u64,
-    pub conflict: bool,
+    pub(crate) data: BTreeMap<String, String>,
+    pub(crate) version: u64,
+    pub(crate) requests: u64,
+    pub(crate) conflict: bool,
 }
 
-pub struct Model {
-    pub policy: Policy,
-    pub shards: usize,
-    pub present: HashMap<Sid, Session>,
+pub(crate) struct Model {
+    pub(crate) policy: Policy,
+    pub(crate) shards: usize,
+    pub(crate) present: HashMap<Sid, Session>,
     /// Destroyed: until when that must be remembered.
-    pub destroyed: HashMap<Sid, u64>,
+    pub(crate) destroyed: HashMap<Sid, u64>,
     orders: u64,
 }
 
@@ -43,7 +43,7 @@ fn after(start: u64, life: u64) -> u64 {
 }
 
 /// The fields that readers see.
-pub fn visible(record: &Record) -> BTreeMap<String, String> {
+pub(crate) fn visible(record: &Record) -> BTreeMap<String, String> {
     let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
     let mut data = BTreeMap::new();
     for attributes in [false, true] {
@@ -61,7 +61,7 @@ pub fn visible(record: &Record) -> BTreeMap<String, String> {
 }
 
 impl Model {
-    pub fn new(policy: Policy, shards: usize) -> Self {
+    pub(crate) fn new(policy: Policy, shards: usize) -> Self {
         Self {
             policy,
             shards,
@@ -72,7 +72,7 @@ impl Model {
     }
 
     /// Takes in a session as a shard shows it.
-    pub fn admit(&mut self, record: Record, presented: bool, now: u64) {
+    pub(crate) fn admit(&mut self, record: Record, presented: bool, now: u64) {
         self.orders += 1;
         let session = Session {
             data: visible(&record),
@@ -87,7 +87,7 @@ impl Model {
         assert!(self.present.insert(session.record.sid, session).is_none());
     }
 
-    pub fn expires(&self, session: &Session) -> u64 {
+    pub(crate) fn expires(&self, session: &Session) -> u64 {
         let (policy, record) = (&self.policy, &session.record);
         let created = EPOCH_MS + record.created;
         let last = record.last_access.end();
@@ -112,16 +112,16 @@ impl Model {
         .unwrap()
     }
 
-    pub fn is_live(&self, sid: &Sid, now: u64) -> bool {
+    pub(crate) fn is_live(&self, sid: &Sid, now: u64) -> bool {
         self.present.get(sid).is_some_and(|s| self.expires(s) > now)
     }
 
-    pub fn storeless_end(&self, issued: u32) -> u64 {
+    pub(crate) fn storeless_end(&self, issued: u32) -> u64 {
         let lives = [self.policy.timeout, self.policy.ttl];
         u64::from(issued) * 1000 + lives.into_iter().filter(|l| *l > 0).min().unwrap()
     }
 
-    pub fn authenticated(session: &Session) -> bool {
+    pub(crate) fn authenticated(session: &Session) -> bool {
         session.record.secrets[0].authenticated
     }
 
@@ -144,7 +144,12 @@ impl Model {
     }
 
     /// Changes a session; it goes to the end of its list where it was used or its list is another.
-    pub fn change(&mut self, sid: &Sid, used: Option<u64>, change: impl FnOnce(&mut Session)) {
+    pub(crate) fn change(
+        &mut self,
+        sid: &Sid,
+        used: Option<u64>,
+        change: impl FnOnce(&mut Session),
+    ) {
         let mut session = self.present.remove(sid).unwrap();
         let before = self.list(&session);
         change(&mut session);
@@ -158,7 +163,7 @@ impl Model {
         self.present.insert(*sid, session);
     }
 
-    pub fn touch(&mut self, sid: &Sid, now: u64) {
+    pub(crate) fn touch(&mut self, sid: &Sid, now: u64) {
         let signed = self.policy.signed;
         self.change(sid, Some(now), |session| {
             session.presented = true;
@@ -169,12 +174,12 @@ impl Model {
         });
     }
 
-    pub fn shard(&self, sid: &Sid) -> usize {
+    pub(crate) fn shard(&self, sid: &Sid) -> usize {
         shard_of(sid, self.shards)
     }
 
     /// Who goes next in `shard`, but not `except`.
-    pub fn victim(&self, shard: usize, except: Option<Sid>) -> Option<Sid> {
+    pub(crate) fn victim(&self, shard: usize, except: Option<Sid>) -> Option<Sid> {
         let here = self
             .present
             .values()
@@ -184,7 +189,7 @@ impl Model {
     }
 
     /// Live and unswept sessions with a subject, in order.
-    pub fn with_subject(&self, subject: &str) -> Vec<Sid> {
+    pub(crate) fn with_subject(&self, subject: &str) -> Vec<Sid> {
         let mut sids: Vec<Sid> = self
             .present
             .values()

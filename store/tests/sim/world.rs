@@ -20,7 +20,7 @@ const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
 const START: u64 = 1_764_000_000_000;
 
-pub struct World {
+pub(crate) struct World {
     random: Random,
     now: u64,
     shards: Vec<Shard>,
@@ -50,7 +50,7 @@ fn policy(random: &mut Random) -> Policy {
         } else {
             Vec::new()
         },
-        seeds: [random.next(), random.next(), random.next(), random.next()],
+        seeds: [random.word(), random.word(), random.word(), random.word()],
         ..Policy::default()
     }
 }
@@ -82,7 +82,7 @@ fn shown(json: &[u8]) -> BTreeMap<String, String> {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let policy = policy(&mut random);
         let count = random.below(3) as usize + 1;
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         match self.random.below(100) {
             0..20 => self.advance(),
             20..32 => self.create(),
@@ -360,7 +360,16 @@ impl World {
             .get(&token.sid)
             .and_then(|s| s.data.get("userId").cloned());
         let apply = Apply { target, commands };
+        let gone = target != Target::None
+            && self.model.destroyed.contains_key(&token.sid)
+            && self.shards[shard].is_tombstoned(&token.sid);
         let done = self.shards[shard].apply(&apply, self.now, &mut self.random);
+        if gone {
+            assert!(
+                done.gone && done.token.is_none(),
+                "answered for what was destroyed: {done:?}"
+            );
+        }
         let destroyed =
             self.expected_ends(&apply.commands, &token.sid, live, subject.as_deref(), shard);
         assert_eq!(done.destroyed as usize, destroyed.len());
@@ -419,15 +428,11 @@ impl World {
         if let Some(fresh) = done.token {
             self.tokens.push(fresh);
         }
-        if apply.target != Target::None && self.model.destroyed.contains_key(&token.sid) {
-            assert!(
-                done.gone && done.token.is_none(),
-                "a response revived what was destroyed: {done:?}"
-            );
-        }
         let Some(sid) = done.session else { return };
         if done.created {
             self.admit(sid, false);
+            self.model
+                .change(&sid, None, |session| session.conflict = done.conflict);
             let session = &self.model.present[&sid];
             assert_eq!(
                 Model::authenticated(session),
@@ -451,7 +456,10 @@ impl World {
         // A timeout may have ended it at once: then there is nothing more to learn but the timeout.
         let Some(view) = view else {
             let ms = apply.commands.timeout.expect("nothing else ends a session");
-            let stamp = holdfast_store::hlc::Stamp::default();
+            let stamp = holdfast_store::hlc::Stamp {
+                clock: u64::MAX,
+                tag: 0,
+            };
             self.model.change(&sid, None, |s| {
                 s.record.idle = Some(holdfast_store::record::Idle { stamp, ms })
             });
@@ -591,12 +599,9 @@ impl World {
             joined.join(&record);
             self.model
                 .change(&sid, None, |s| s.record.last_access = joined.last_access);
-            if let Some(view) = self.view(&sid) {
-                self.rejoin(&sid, view.record);
-            } else {
-                self.model
-                    .change(&sid, None, |s| s.record.idle = joined.idle);
-            }
+            // What has expired is not shown, and is what the join says.
+            let record = self.view(&sid).map_or(joined, |view| view.record);
+            self.rejoin(&sid, record);
         } else if effect.created {
             let requests: u32 = record.counters.iter().map(|c| c.requests).sum();
             self.admit(sid, requests > 1);
@@ -623,7 +628,7 @@ impl World {
     }
 
     /// The oracle.
-    pub fn check(&mut self, all: bool) {
+    pub(crate) fn check(&mut self, all: bool) {
         let mut held = 0;
         for shard in &self.shards {
             let c = shard.counts();
