@@ -19,7 +19,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use monoio::utils::is_legacy;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -79,46 +80,72 @@ fn socket(address: &SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Binds `cores` listeners (at least one) to `address`.
+/// How long [`bind`] waits for an address that is taken by no living process.
+pub const GHOST_WAIT: Duration = Duration::from_secs(10);
+
+/// Listens with the first socket of a group, without SO_REUSEPORT.
+///
+/// The kernel takes a ring down some time after its process has ended, and with it the listener that
+/// the ring polled: a restart finds the address taken by nobody for a moment, and waits for it.
+fn listen_alone(address: &SocketAddr, backlog: i32) -> Result<Socket, Error> {
+    let fail = |e| Error::listen(address, e);
+    let end = Instant::now() + GHOST_WAIT;
+    loop {
+        let socket = socket(address).map_err(fail)?;
+        // Of two that start at the same time both may bind, but only one can listen.
+        let listening = socket
+            .bind(&(*address).into())
+            .and_then(|()| socket.listen(backlog));
+        match listening {
+            Ok(()) => return Ok(socket),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                let holder = holder_of(address.port());
+                if holder.is_some() || Instant::now() > end {
+                    return Err(Error::AddressInUse {
+                        address: address.to_string(),
+                        holder,
+                    });
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+            Err(e) => return Err(fail(e)),
+        }
+    }
+}
+
+/// Binds `cores` listeners (at least one) to `address`. Blocks for up to [`GHOST_WAIT`] while the
+/// address is taken and no process can be seen to hold it.
 ///
 /// # Errors
 /// Somebody listens there already ([`Error::AddressInUse`]), or the address can't be had.
 pub fn bind(address: SocketAddr, cores: usize) -> Result<Group, Error> {
-    let fail = |e: io::Error| match e.kind() {
-        io::ErrorKind::AddrInUse => Error::AddressInUse {
-            address: address.to_string(),
-            holder: holder_of(address.port()),
-        },
-        _ => Error::listen(&address, e),
-    };
-    let first = socket(&address).map_err(fail)?;
-    first.bind(&address.into()).map_err(fail)?;
+    let fail = |e| Error::listen(&address, e);
+    let backlog = backlog();
+    let first = listen_alone(&address, backlog)?;
     let address = first
         .local_addr()
         .map_err(fail)?
         .as_socket()
         .unwrap_or(address);
-    // Nobody else was there. From here on the group is open, to sockets of our own user only.
-    first.set_reuse_port(true).map_err(fail)?;
+    if cores > 1 {
+        // Nobody else was there. From here on the group is open, to sockets of our own user only.
+        first.set_reuse_port(true).map_err(fail)?;
+    }
     let mut sockets = vec![first];
     for _ in 1..cores {
         let socket = socket(&address).map_err(fail)?;
         socket.set_reuse_port(true).map_err(fail)?;
         socket.bind(&address.into()).map_err(fail)?;
+        socket.listen(backlog).map_err(fail)?;
         sockets.push(socket);
     }
-    let backlog = backlog();
-    let mut bound = Vec::with_capacity(sockets.len());
-    for socket in sockets {
-        socket.listen(backlog).map_err(fail)?;
-        bound.push(Bound {
-            fd: socket.into(),
-            unix: false,
-        });
-    }
+    let bound = sockets.into_iter().map(|socket| Bound {
+        fd: socket.into(),
+        unix: false,
+    });
     Ok(Group {
         address: Some(address),
-        bound,
+        bound: bound.collect(),
     })
 }
 
@@ -244,6 +271,14 @@ impl Listener {
     /// The address that it listens on; `None` for a unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local
+    }
+
+    /// Gives the address up at once, whoever else holds the descriptor: connections that wait in its
+    /// queue are reset. For the end of a process that hands nothing on; a ring that still knows a
+    /// dropped listener would keep the address for a while.
+    pub fn close(self) {
+        // SAFETY: no memory is involved, and the descriptor is open.
+        unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR) };
     }
 
     /// The next connection. May be dropped at any time.
