@@ -34,9 +34,9 @@ pub struct Record {
     pub parsed: bool,
     /// Status sent, 0 for none.
     pub status: u16,
-    /// Bytes of the request.
+    /// Bytes of the request's body.
     pub bytes_in: u64,
-    /// Bytes of the response, head included.
+    /// Bytes of the response's body.
     pub bytes_out: u64,
     /// Index into `Plan::rules`.
     pub rule: Option<u32>,
@@ -56,6 +56,8 @@ pub struct Record {
     pub request_id: Option<[u8; 32]>,
     /// The upstream broke off.
     pub truncated: bool,
+    /// Why the gateway itself answered; empty where an upstream did.
+    pub error: &'static str,
 }
 
 impl Default for Record {
@@ -76,16 +78,24 @@ impl Default for Record {
             client: None,
             request_id: None,
             truncated: false,
+            error: "",
         }
     }
 }
 
 /// A field of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "FIELDS says what each is called")]
+#[allow(
+    missing_docs,
+    reason = "the configuration's LOG_FIELDS says what each is"
+)]
 pub enum Field {
     Time,
+    RequestId,
+    Traceparent,
     Client,
+    Peer,
+    Listener,
     Method,
     Host,
     Path,
@@ -93,25 +103,29 @@ pub enum Field {
     Status,
     BytesIn,
     BytesOut,
-    Duration,
-    UpstreamTime,
     Route,
     Service,
     Upstream,
-    Tries,
-    Pin,
+    Attempts,
     Sid,
     Session,
-    RequestId,
-    Traceparent,
+    Pin,
+    Duration,
+    UpstreamTime,
     UserAgent,
-    Truncated,
+    Referer,
+    Error,
 }
 
-/// All fields, in the order of a JSON line, with whether the value is bare (a number) in JSON.
+/// All fields, in the order of the configuration's `LOG_FIELDS` and of a JSON line, with whether the
+/// value is bare (a number) in JSON.
 pub const FIELDS: &[(Field, &str, bool)] = &[
     (Field::Time, "time", false),
+    (Field::RequestId, "requestId", false),
+    (Field::Traceparent, "traceparent", false),
     (Field::Client, "client", false),
+    (Field::Peer, "peer", false),
+    (Field::Listener, "listener", false),
     (Field::Method, "method", false),
     (Field::Host, "host", false),
     (Field::Path, "path", false),
@@ -119,19 +133,18 @@ pub const FIELDS: &[(Field, &str, bool)] = &[
     (Field::Status, "status", true),
     (Field::BytesIn, "bytesIn", true),
     (Field::BytesOut, "bytesOut", true),
-    (Field::Duration, "durationMs", true),
-    (Field::UpstreamTime, "upstreamMs", true),
     (Field::Route, "route", false),
     (Field::Service, "service", false),
     (Field::Upstream, "upstream", false),
-    (Field::Tries, "tries", true),
-    (Field::Pin, "pin", false),
+    (Field::Attempts, "attempts", true),
     (Field::Sid, "sid", false),
     (Field::Session, "session", false),
-    (Field::RequestId, "requestId", false),
-    (Field::Traceparent, "traceparent", false),
+    (Field::Pin, "pin", false),
+    (Field::Duration, "durationUs", true),
+    (Field::UpstreamTime, "upstreamUs", true),
     (Field::UserAgent, "userAgent", false),
-    (Field::Truncated, "truncated", true),
+    (Field::Referer, "referer", false),
+    (Field::Error, "error", false),
 ];
 
 #[derive(Debug)]
@@ -157,7 +170,12 @@ impl Log {
             LogFormat::Json => None,
             LogFormat::Template(text) => Some(compile(text)),
         };
-        Self { template, buffer: RefCell::default(), spare: RefCell::default(), out: Cell::new(0) }
+        Self {
+            template,
+            buffer: RefCell::default(),
+            spare: RefCell::default(),
+            out: Cell::new(0),
+        }
     }
 
     /// Writes the line of an exchange.
@@ -208,7 +226,11 @@ impl Log {
             return false;
         }
         self.out.set(self.out.get() + 1);
-        let fresh = self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(FLUSH_BYTES + 4096));
+        let fresh = self
+            .spare
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(FLUSH_BYTES + 4096));
         let full = std::mem::replace(buffer, fresh);
         core.mesh.send(core.shared.control(), Message::Log(full));
         true
@@ -221,7 +243,9 @@ fn compile(text: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some(open) = rest.find('{') {
-        let Some(close) = rest[open..].find('}').map(|i| open + i) else { break };
+        let Some(close) = rest[open..].find('}').map(|i| open + i) else {
+            break;
+        };
         let name = &rest[open + 1..close];
         match FIELDS.iter().find(|(_, n, _)| *n == name) {
             Some((field, ..)) => {
@@ -278,9 +302,26 @@ impl Source<'_> {
             Field::Status => write_number(u64::from(record.status), out),
             Field::BytesIn => write_number(record.bytes_in, out),
             Field::BytesOut => write_number(record.bytes_out, out),
-            Field::Duration if record.started_ns > 0 => millis(clock::monotonic_ns().saturating_sub(record.started_ns), out),
+            Field::Peer => {
+                write_ip(self.conn.peer.ip(), out);
+                out.put(b":");
+                write_number(u64::from(self.conn.peer.port()), out);
+            }
+            Field::Listener => {
+                let listener = &plan.listeners[self.conn.listener as usize];
+                write_fmt(out, format_args!("{}", listener.address));
+            }
+            Field::Duration if record.started_ns > 0 => {
+                write_number(
+                    clock::monotonic_ns().saturating_sub(record.started_ns) / 1000,
+                    out,
+                );
+            }
             Field::UpstreamTime if record.answered_ns > 0 => {
-                millis(record.answered_ns.saturating_sub(record.started_ns), out);
+                write_number(
+                    record.answered_ns.saturating_sub(record.started_ns) / 1000,
+                    out,
+                );
             }
             Field::Route => {
                 if let Some(rule) = record.rule {
@@ -289,16 +330,24 @@ impl Source<'_> {
             }
             Field::Service => {
                 if let Some(at) = record.upstream {
-                    escaped(plan.services[at.service as usize].name.as_bytes(), json, out);
+                    escaped(
+                        plan.services[at.service as usize].name.as_bytes(),
+                        json,
+                        out,
+                    );
                 }
             }
             Field::Upstream => {
                 if let Some(at) = record.upstream {
                     let service = &plan.services[at.service as usize];
-                    escaped(service.upstreams[at.upstream as usize].id.as_bytes(), json, out);
+                    escaped(
+                        service.upstreams[at.upstream as usize].id.as_bytes(),
+                        json,
+                        out,
+                    );
                 }
             }
-            Field::Tries if record.tries > 0 => write_number(u64::from(record.tries), out),
+            Field::Attempts if record.tries > 0 => write_number(u64::from(record.tries), out),
             Field::Pin => out.put(record.pin.name().as_bytes()),
             Field::Sid => {
                 if let Some(sid) = &record.sid {
@@ -306,7 +355,8 @@ impl Source<'_> {
                 }
             }
             Field::Session => out.put(record.session.as_bytes()),
-            Field::Truncated if record.truncated => out.put(b"true"),
+            Field::Error if record.truncated => out.put(b"the upstream's answer broke off"),
+            Field::Error => out.put(record.error.as_bytes()),
             _ if record.parsed => self.of_head(field, json, out),
             _ => {}
         }
@@ -324,22 +374,24 @@ impl Source<'_> {
             Field::Method => escaped(head.method_bytes(buf), json, out),
             Field::Host => escaped(head.authority_bytes(buf), json, out),
             Field::Path => self.core.identity.write_masked_target(head, buf, json, out),
-            Field::Protocol => out.put(if head.version == crate::parse::Version::Http11 { b"HTTP/1.1" } else { b"HTTP/1.0" }),
+            Field::Protocol => out.put(if head.version == crate::parse::Version::Http11 {
+                b"HTTP/1.1"
+            } else {
+                b"HTTP/1.0"
+            }),
             Field::RequestId => match &self.record.request_id {
                 Some(made) => out.put(made),
                 None => escaped(header(Name::XRequestId), json, out),
             },
             Field::Traceparent => escaped(header(Name::Traceparent), json, out),
             Field::UserAgent => escaped(header(Name::UserAgent), json, out),
+            Field::Referer => {
+                let line = head.lines.iter().find(|l| l.is(buf, b"referer"));
+                escaped(line.map(|l| l.value(buf)).unwrap_or_default(), json, out);
+            }
             _ => {}
         }
     }
-}
-
-fn millis(ns: u64, out: &mut Vec<u8>) {
-    write_number(ns / 1_000_000, out);
-    out.put(b".");
-    write_fmt(out, format_args!("{:03}", ns / 1_000 % 1_000));
 }
 
 /// Writes bytes of a client so that they end neither the string nor the line: JSON escapes, and
@@ -361,9 +413,31 @@ mod tests {
     #[test]
     fn a_template_is_text_and_fields() {
         let pieces = compile("{client} \"{method} {path}\" {status} {nonsense} end");
-        let fields: Vec<_> = pieces.iter().filter_map(|p| if let Piece::Field(f) = p { Some(*f) } else { None }).collect();
-        assert_eq!(fields, [Field::Client, Field::Method, Field::Path, Field::Status]);
+        let fields: Vec<_> = pieces
+            .iter()
+            .filter_map(|p| {
+                if let Piece::Field(f) = p {
+                    Some(*f)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(
+            fields,
+            [Field::Client, Field::Method, Field::Path, Field::Status]
+        );
         assert!(matches!(pieces.last(), Some(Piece::Text(t)) if &**t == " end"));
+    }
+
+    #[test]
+    fn the_fields_are_those_of_the_configuration() {
+        let ours: Vec<_> = FIELDS.iter().map(|(_, name, _)| *name).collect();
+        let theirs: Vec<_> = holdfast_config::plan::LOG_FIELDS
+            .iter()
+            .map(|(name, _)| *name)
+            .collect();
+        assert_eq!(ours, theirs);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use holdfast_runtime::mesh::{Local, Port};
 use holdfast_runtime::parking::Lot;
 use holdfast_runtime::socket::{Bound, Listener};
 use holdfast_runtime::stream::Stream;
-use holdfast_runtime::clock;
+use holdfast_runtime::{buffers, clock};
 use holdfast_store::pins::{PinKey, PinMethod, UpstreamHash};
 use holdfast_store::shard::{Answer, Ask};
 
@@ -33,10 +33,10 @@ use crate::metrics::{CoreMetrics, Metric};
 use crate::parse::{HeadLimits, NameRules};
 use crate::pin::choose::Candidate;
 use crate::pin::ids::UpstreamTag;
-use crate::pin::table::TableKey;
 use crate::pin::policy::{CoreState, RulePolicy};
 use crate::pin::rules::Router;
 use crate::pin::state::{AdminState, HealthState, UpstreamState};
+use crate::pin::table::TableKey;
 use crate::session::Sessions;
 use crate::shared::Shared;
 
@@ -96,6 +96,7 @@ pub struct Core {
     services: Vec<ServiceCore>,
     entropy: RefCell<Entropy>,
     request_ids: Cell<(u64, u64)>,
+    spread: Cell<u64>,
     log: Option<accesslog::Log>,
     events: RefCell<Vec<Event>>,
     scratch: RefCell<Vec<u8>>,
@@ -126,8 +127,16 @@ pub struct Parts {
     pub keys: Arc<crate::boot::ProcessKeys>,
 }
 
+/// Bytes of a pooled buffer: a head of the usual bound and some of a body. No power of two, so that
+/// the first bytes of buffers, which is what most requests touch, don't all fall into the same few
+/// sets of the cache.
+const BUFFER: usize = 16 * 1024 + 832;
+/// Buffers that a core keeps for reuse.
+const MAX_POOLED: usize = 512;
+
 /// Runs a data core until it is told to end. Called on its thread.
 pub async fn run(parts: Parts) {
+    buffers::configure(BUFFER, MAX_POOLED);
     let (core, listeners) = Core::new(parts);
     let core: &'static Core = Box::leak(Box::new(core));
     monoio::spawn(core.mesh.pump(|from, message| core.handle(from, message)));
@@ -138,7 +147,7 @@ pub async fn run(parts: Parts) {
             Ok(listener) => {
                 monoio::spawn(accept::listen(core, listener, index as u16));
             }
-            Err(error) => crate::log::error(&format!("core {}: listener: {error}", core.index)),
+            Err(error) => crate::log::error(format!("core {}: listener: {error}", core.index)),
         }
     }
     core.mesh.send(core.shared.control(), Message::Ready);
@@ -195,7 +204,11 @@ impl Core {
             router: Router::new(plan),
             policies,
             lot: Lot::new().expect("a core has its descriptor for the parking lot"),
-            head_limits: plan.listeners.iter().map(|l| head_limits(plan, l.raw_paths)).collect(),
+            head_limits: plan
+                .listeners
+                .iter()
+                .map(|l| head_limits(plan, l.raw_paths))
+                .collect(),
             response_limits: HeadLimits {
                 header_bytes: plan.limits.header_bytes.max(RESPONSE_HEAD_BYTES),
                 headers: plan.limits.headers.max(RESPONSE_HEADERS),
@@ -207,6 +220,7 @@ impl Core {
             default_host: default_host(plan),
             services,
             request_ids: Cell::new((entropy.u64(), 0)),
+            spread: Cell::new(entropy.u64() | 1),
             entropy: RefCell::new(entropy),
             log: plan.access_log.as_ref().map(accesslog::Log::new),
             events: RefCell::default(),
@@ -232,16 +246,16 @@ impl Core {
         clock::coarse_ms()
     }
 
-    /// Unix milliseconds.
+    /// Unix milliseconds, coarse (one kernel tick).
     #[inline]
     pub fn wall_ms(&self) -> u64 {
-        clock::wall_ms()
+        clock::coarse_wall_ms()
     }
 
     /// Unix minutes.
     #[inline]
     pub fn wall_minute(&self) -> u32 {
-        (clock::wall_ms() / 60_000) as u32
+        (clock::coarse_wall_ms() / 60_000) as u32
     }
 
     /// The service of a rule.
@@ -269,9 +283,18 @@ impl Core {
     }
 
     /// The upstream that a table pin names, renewed; from its owner.
-    pub async fn pin_look(&self, service: u32, key: TableKey, life: Duration) -> Option<UpstreamTag> {
+    pub async fn pin_look(
+        &self,
+        service: u32,
+        key: TableKey,
+        life: Duration,
+    ) -> Option<UpstreamTag> {
         let (owner, key, duration) = self.pin_of(service, key, life);
-        pinned(self.sessions.ask(self, owner, Ask::PinGet { key, duration }).await)
+        pinned(
+            self.sessions
+                .ask(self, owner, Ask::PinGet { key, duration })
+                .await,
+        )
     }
 
     /// Makes a table pin where there is none (or one to `replaces`); what it holds then.
@@ -286,8 +309,17 @@ impl Core {
         let (owner, key, duration) = self.pin_of(service, key, life);
         let upstream = UpstreamHash(tag.0);
         let ask = match replaces {
-            Some(old) => Ask::PinReplace { key, old: UpstreamHash(old.0), upstream, duration },
-            None => Ask::PinGetOrInsert { key, upstream, duration },
+            Some(old) => Ask::PinReplace {
+                key,
+                old: UpstreamHash(old.0),
+                upstream,
+                duration,
+            },
+            None => Ask::PinGetOrInsert {
+                key,
+                upstream,
+                duration,
+            },
         };
         pinned(self.sessions.ask(self, owner, ask).await)
     }
@@ -305,9 +337,15 @@ impl Core {
         (owner as usize, pin, life.as_millis() as u64)
     }
 
-    /// 64 random bits.
-    pub fn random_u64(&self) -> u64 {
-        u64::from_le_bytes(self.random())
+    /// 64 bits that spread choices; not for secrets (xorshift64*, Vigna 2016).
+    #[inline]
+    pub fn spread_u64(&self) -> u64 {
+        let mut x = self.spread.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.spread.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
     /// The source of randomness, for the pure cores.
@@ -336,7 +374,13 @@ impl Core {
     pub fn listener_loopback(&self, listener: u16, stream: &Stream) -> bool {
         let configured = self.shared.plan.listeners[listener as usize].address.ip();
         is_loopback(configured)
-            || (configured.is_unspecified() && stream.local_addr().is_some_and(|l| is_loopback(l.ip())))
+            || (configured.is_unspecified()
+                && stream.local_addr().is_some_and(|l| is_loopback(l.ip())))
+    }
+
+    /// Whether exchanges are logged.
+    pub fn logs(&self) -> bool {
+        self.log.is_some()
     }
 
     /// Writes the access log's line of an exchange, and counts it for its route.
@@ -363,10 +407,8 @@ impl Core {
         let failing = &self.services[at.service as usize].failing[at.upstream as usize];
         if !ok || failing.get() {
             failing.set(!ok);
-            self.mesh.send(
-                self.shared.control(),
-                Message::Outcome { upstream: at, ok },
-            );
+            self.mesh
+                .send(self.shared.control(), Message::Outcome { upstream: at, ok });
         }
     }
 
@@ -406,8 +448,7 @@ impl Core {
             if let Some(log) = &self.log {
                 log.flush(self);
             }
-            self.mesh
-                .send(self.shared.control(), Message::Drained);
+            self.mesh.send(self.shared.control(), Message::Drained);
         }
     }
 
@@ -447,7 +488,10 @@ impl Core {
             | Message::Events(_)
             | Message::Drained
             | Message::Ready => {
-                debug_assert!(false, "a message for the control thread reached a data core");
+                debug_assert!(
+                    false,
+                    "a message for the control thread reached a data core"
+                );
             }
         }
     }
@@ -492,7 +536,11 @@ fn pinned(answer: Option<Answer>) -> Option<UpstreamTag> {
 }
 
 fn head_limits(plan: &Plan, raw_paths: bool) -> HeadLimits {
-    let prefix = plan.session.as_ref().and_then(|s| s.forward.as_ref()).map_or("X-Session-", |f| &f.prefix);
+    let prefix = plan
+        .session
+        .as_ref()
+        .and_then(|s| s.forward.as_ref())
+        .map_or("X-Session-", |f| &f.prefix);
     HeadLimits {
         header_bytes: plan.limits.header_bytes,
         headers: plan.limits.headers,

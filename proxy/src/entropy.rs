@@ -13,7 +13,10 @@ pub struct Entropy {
 
 impl Default for Entropy {
     fn default() -> Self {
-        Self { block: Box::new([0; BLOCK]), used: BLOCK }
+        Self {
+            block: Box::new([0; BLOCK]),
+            used: BLOCK,
+        }
     }
 }
 

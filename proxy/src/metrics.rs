@@ -104,12 +104,34 @@ pub enum Metric {
     Turns,
 }
 
-const fn counter(metric: Metric, name: &'static str, labels: &'static str, help: &'static str) -> Definition {
-    Definition { metric, name, labels, help, kind: Kind::Counter }
+const fn counter(
+    metric: Metric,
+    name: &'static str,
+    labels: &'static str,
+    help: &'static str,
+) -> Definition {
+    Definition {
+        metric,
+        name,
+        labels,
+        help,
+        kind: Kind::Counter,
+    }
 }
 
-const fn gauge(metric: Metric, name: &'static str, labels: &'static str, help: &'static str) -> Definition {
-    Definition { metric, name, labels, help, kind: Kind::Gauge }
+const fn gauge(
+    metric: Metric,
+    name: &'static str,
+    labels: &'static str,
+    help: &'static str,
+) -> Definition {
+    Definition {
+        metric,
+        name,
+        labels,
+        help,
+        kind: Kind::Gauge,
+    }
 }
 
 /// Every series, in the order of [`Metric`]. Series of one name stand together.
@@ -202,8 +224,17 @@ impl PinOutcome {
     /// How many there are.
     pub const COUNT: usize = 9;
     /// What each is called in labels and in the access log.
-    pub const NAMES: [&'static str; Self::COUNT] =
-        ["none", "first", "hit", "undecodable", "forged", "expired", "no_such_upstream", "future", "unavailable"];
+    pub const NAMES: [&'static str; Self::COUNT] = [
+        "none",
+        "first",
+        "hit",
+        "undecodable",
+        "forged",
+        "expired",
+        "no_such_upstream",
+        "future",
+        "unavailable",
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -212,8 +243,10 @@ impl PinOutcome {
 }
 
 /// Bucket bounds of the latency histogram, in microseconds; one more bucket holds the rest.
-pub const LATENCY_BOUNDS_US: [u64; 16] =
-    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+pub const LATENCY_BOUNDS_US: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
 
 /// Counters of one route on one core.
 #[derive(Debug, Default)]
@@ -333,8 +366,18 @@ mod tests {
     fn counters_end_in_total_and_first_series_have_help() {
         let mut last = "";
         for d in TABLE {
-            assert_eq!(d.name.ends_with("_total"), d.kind == Kind::Counter, "{}", d.name);
-            assert_eq!(d.help.is_empty(), d.name == last, "{}: help stands with the first series of a name", d.name);
+            assert_eq!(
+                d.name.ends_with("_total"),
+                d.kind == Kind::Counter,
+                "{}",
+                d.name
+            );
+            assert_eq!(
+                d.help.is_empty(),
+                d.name == last,
+                "{}: help stands with the first series of a name",
+                d.name
+            );
             last = d.name;
         }
     }

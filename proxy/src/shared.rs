@@ -36,8 +36,13 @@ impl Shared {
     pub fn new(plan: Arc<Plan>, cores: usize) -> Self {
         let sizes: Vec<usize> = plan.services.iter().map(|s| s.upstreams.len()).collect();
         Self {
-            metrics: (0..cores).map(|_| CoreMetrics::new(plan.rules.len(), &sizes)).collect(),
-            active: sizes.iter().map(|&n| (0..n).map(|_| AtomicU32::new(0)).collect()).collect(),
+            metrics: (0..cores)
+                .map(|_| CoreMetrics::new(plan.rules.len(), &sizes))
+                .collect(),
+            active: sizes
+                .iter()
+                .map(|&n| (0..n).map(|_| AtomicU32::new(0)).collect())
+                .collect(),
             connections: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             session_bytes: AtomicU64::new(0),

@@ -68,7 +68,14 @@ mod tests {
 
     #[test]
     fn addresses_are_written_as_the_standard_library_writes_them() {
-        for text in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "10.20.130.4", "::1", "2001:db8::1"] {
+        for text in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "255.255.255.255",
+            "10.20.130.4",
+            "::1",
+            "2001:db8::1",
+        ] {
             let mut out = Vec::new();
             write_ip(text.parse().expect("an address"), &mut out);
             assert_eq!(String::from_utf8(out).expect("ASCII"), text);

@@ -215,10 +215,15 @@ impl Buffer {
 
     /// Makes room for `n` more bytes: moves the filled part to the front, or grows to at least twice
     /// the size, where needed.
+    #[inline]
     pub fn reserve(&mut self, n: usize) {
-        if self.spare_len() >= n {
-            return;
+        if self.spare_len() < n {
+            self.make_room(n);
         }
+    }
+
+    #[cold]
+    fn make_room(&mut self, n: usize) {
         let needed = self.len().saturating_add(n);
         if needed <= self.capacity() {
             self.compact();

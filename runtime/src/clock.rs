@@ -46,6 +46,13 @@ pub fn wall_ms() -> u64 {
     s * 1_000 + u64::from(ns / 1_000_000)
 }
 
+/// The same as of the kernel's last tick (1 to 10 ms old): a third of the price.
+#[inline]
+pub fn coarse_wall_ms() -> u64 {
+    let (s, ns) = gettime(libc::CLOCK_REALTIME_COARSE);
+    s * 1_000 + u64::from(ns / 1_000_000)
+}
+
 /// Year, month (1 to 12), day (1 to 31) of a day since 1970-01-01, in the proleptic Gregorian calendar.
 fn civil(days: u64) -> (u64, usize, u64) {
     // Years begin in March here, so that the leap day is the last of its year.

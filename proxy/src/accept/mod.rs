@@ -9,12 +9,12 @@
 //! `Shared::connections` from accept to close, parked or not. It deliberately knows nothing of HTTP
 //! but the time a head may take. Tested end to end, and the lot in the runtime crate.
 
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -86,9 +86,24 @@ impl Conn {
     }
 
     fn park(self) -> Option<(OwnedFd, Parked)> {
-        let Self { stream, peer, listener, loopback, requests, .. } = self;
+        let Self {
+            stream,
+            peer,
+            listener,
+            loopback,
+            requests,
+            ..
+        } = self;
         let fd = Rc::into_inner(stream)?.into_fd().ok()?;
-        Some((fd, Parked { peer, listener, loopback, requests }))
+        Some((
+            fd,
+            Parked {
+                peer,
+                listener,
+                loopback,
+                requests,
+            },
+        ))
     }
 }
 
@@ -131,7 +146,15 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
     core.open.set(core.open.get() + 1);
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let loopback = core.listener_loopback(listener, &stream) && is_loopback(peer.ip());
-    let conn = Conn::new(stream, Parked { peer, listener, loopback, requests: 0 });
+    let conn = Conn::new(
+        stream,
+        Parked {
+            peer,
+            listener,
+            loopback,
+            requests: 0,
+        },
+    );
     monoio::spawn(run(core, conn));
 }
 
@@ -146,7 +169,10 @@ pub async fn watch_lot(core: &'static Core) {
         let parked = match core.lot.next().await {
             Ok(parked) => parked,
             Err(error) => {
-                crate::log::error(format!("core {}: the parking lot failed: {error}", core.index));
+                crate::log::error(format!(
+                    "core {}: the parking lot failed: {error}",
+                    core.index
+                ));
                 return;
             }
         };
@@ -179,7 +205,9 @@ async fn run(core: &'static Core, mut conn: Conn) {
             Wait::Request => {}
             Wait::Park => {
                 let idle = idle_limit(core, &conn);
-                let parked = conn.park().and_then(|(fd, data)| core.lot.park(fd, data, idle).ok());
+                let parked = conn
+                    .park()
+                    .and_then(|(fd, data)| core.lot.park(fd, data, idle).ok());
                 if parked.is_none() {
                     closed(core);
                 }
@@ -204,8 +232,18 @@ async fn run(core: &'static Core, mut conn: Conn) {
 
 fn idle_limit(core: &Core, conn: &Conn) -> Duration {
     let limits = &core.shared.plan.limits;
-    let limit = if conn.requests == 0 { limits.header_timeout } else { limits.idle_timeout };
-    if limit.is_zero() { Duration::from_secs(86_400) } else { limit.saturating_sub(PARK_AFTER).max(Duration::from_millis(100)) }
+    let limit = if conn.requests == 0 {
+        limits.header_timeout
+    } else {
+        limits.idle_timeout
+    };
+    if limit.is_zero() {
+        Duration::from_secs(86_400)
+    } else {
+        limit
+            .saturating_sub(PARK_AFTER)
+            .max(Duration::from_millis(100))
+    }
 }
 
 enum Wait {

@@ -30,7 +30,9 @@ pub fn main(arguments: impl Iterator<Item = String>) -> u8 {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["--help" | "-h" | "help"] => print(USAGE),
-        ["--version" | "-V" | "version"] => print(&format!("holdfast {}\n", env!("CARGO_PKG_VERSION"))),
+        ["--version" | "-V" | "version"] => {
+            print(&format!("holdfast {}\n", env!("CARGO_PKG_VERSION")))
+        }
         ["schema"] => match serde_json::to_string_pretty(&holdfast_config::schema()) {
             Ok(text) => print(&format!("{text}\n")),
             Err(error) => wrong(&error.to_string()),
@@ -58,7 +60,10 @@ fn files(words: &[&str]) -> Result<Vec<Source>, String> {
     let mut names = Vec::new();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
-        match word.strip_prefix("-c").or_else(|| word.strip_prefix("--config")) {
+        match word
+            .strip_prefix("-c")
+            .or_else(|| word.strip_prefix("--config"))
+        {
             Some("") => names.push((*rest.next().ok_or("-c needs a file")?).to_owned()),
             Some(name) => names.push(name.trim_start_matches('=').to_owned()),
             None => return Err(format!("unexpected word: {word}")),
@@ -104,6 +109,10 @@ fn check(sources: &[Source]) -> u8 {
     for error in &machine.errors {
         eprintln!("error: {error}");
     }
-    print(&format!("{}cores on this machine:\n{}", holdfast_config::describe(&plan), machine.describe()));
+    print(&format!(
+        "{}cores on this machine:\n{}",
+        holdfast_config::describe(&plan),
+        machine.describe()
+    ));
     if machine.errors.is_empty() { 0 } else { 2 }
 }

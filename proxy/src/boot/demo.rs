@@ -25,10 +25,16 @@ pub fn run() -> u8 {
         }
     };
     let text = configuration(&upstreams);
-    let source = Source { name: "demo".into(), text };
+    let source = Source {
+        name: "demo".into(),
+        text,
+    };
     let outcome = holdfast_config::load(&[source], &|_| None, Mode::Run);
     let Some(plan) = outcome.plan else {
-        outcome.errors.iter().for_each(|e| log::error(e.to_string()));
+        outcome
+            .errors
+            .iter()
+            .for_each(|e| log::error(e.to_string()));
         return 2;
     };
     super::run(plan, Options { at_terminal: true }, |addresses| {
@@ -41,7 +47,9 @@ pub fn run() -> u8 {
 fn configuration(upstreams: &[(&str, SocketAddr)]) -> String {
     let mut list = String::new();
     for (id, address) in upstreams {
-        list.push_str(&format!("        - {{ id: {id}, address: \"{address}\" }}\n"));
+        list.push_str(&format!(
+            "        - {{ id: {id}, address: \"{address}\" }}\n"
+        ));
     }
     format!(
         "gateway:
@@ -87,13 +95,17 @@ fn upstreams(ids: [&'static str; 2]) -> std::io::Result<Vec<(&'static str, Socke
         addresses.push((id, listener.local_addr()?));
         bound.push((id, listener));
     }
-    std::thread::Builder::new().name("demo-upstreams".into()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(serve(bound)),
-            Err(error) => log::error(format!("the demo's upstreams: {error}")),
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("demo-upstreams".into())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(serve(bound)),
+                Err(error) => log::error(format!("the demo's upstreams: {error}")),
+            }
+        })?;
     Ok(addresses)
 }
 
@@ -115,7 +127,13 @@ async fn serve(bound: Vec<(&'static str, std::net::TcpListener)>) {
 
 /// What an upstream sees of the session.
 fn seen(id: &str, headers: &HeaderMap) -> String {
-    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("-")
+            .to_owned()
+    };
     format!(
         "upstream: {id}\nsession:  {}\nversion:  {}\ndata:     {}\n",
         header("x-session-id"),
@@ -125,9 +143,17 @@ fn seen(id: &str, headers: &HeaderMap) -> String {
 }
 
 fn parameter(query: &RawQuery, name: &str) -> Option<String> {
-    let value = query.0.as_deref()?.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='))?;
+    let value = query
+        .0
+        .as_deref()?
+        .split('&')
+        .find_map(|p| p.strip_prefix(name)?.strip_prefix('='))?;
     // Enough for a demo: nothing that would need escaping gets into a header.
-    let clean: String = value.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(64).collect();
+    let clean: String = value
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
+        .take(64)
+        .collect();
     (!clean.is_empty()).then_some(clean)
 }
 
@@ -137,16 +163,41 @@ async fn home(State(id): State<&'static str>, headers: HeaderMap) -> String {
 
 async fn login(State(id): State<&'static str>, query: RawQuery, headers: HeaderMap) -> Response {
     let Some(user) = parameter(&query, "user") else {
-        return (axum::http::StatusCode::BAD_REQUEST, "user is missing: /login?user=ada\n").into_response();
+        return (
+            axum::http::StatusCode::BAD_REQUEST,
+            "user is missing: /login?user=ada\n",
+        )
+            .into_response();
     };
-    let text = format!("{}you are now {user}: look again at /\n", seen(id, &headers));
-    ([("x-session-authenticate", format!("{{\"userId\":\"{user}\"}}"))], text).into_response()
+    let text = format!(
+        "{}you are now {user}: look again at /\n",
+        seen(id, &headers)
+    );
+    (
+        [(
+            "x-session-authenticate",
+            format!("{{\"userId\":\"{user}\"}}"),
+        )],
+        text,
+    )
+        .into_response()
 }
 
 async fn cart(State(id): State<&'static str>, query: RawQuery, headers: HeaderMap) -> Response {
     let Some(item) = parameter(&query, "item") else {
-        return (axum::http::StatusCode::BAD_REQUEST, "item is missing: /cart?item=lantern\n").into_response();
+        return (
+            axum::http::StatusCode::BAD_REQUEST,
+            "item is missing: /cart?item=lantern\n",
+        )
+            .into_response();
     };
-    let text = format!("{}{item} is in your session: look again at /\n", seen(id, &headers));
-    ([("x-session-set", format!("{{\"cart\":\"{item}\"}}"))], text).into_response()
+    let text = format!(
+        "{}{item} is in your session: look again at /\n",
+        seen(id, &headers)
+    );
+    (
+        [("x-session-set", format!("{{\"cart\":\"{item}\"}}"))],
+        text,
+    )
+        .into_response()
 }

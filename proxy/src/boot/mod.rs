@@ -51,7 +51,10 @@ impl ProcessKeys {
     /// Draws them.
     pub fn new(plan: &Plan) -> Self {
         let mut entropy = crate::entropy::Entropy::default();
-        let data = plan.session.as_ref().and_then(|s| s.security.data_keys.first());
+        let data = plan
+            .session
+            .as_ref()
+            .and_then(|s| s.security.data_keys.first());
         Self {
             pin: entropy.bytes(),
             data: data.map(|k| k.0.clone()),
@@ -59,7 +62,9 @@ impl ProcessKeys {
             seeds: std::array::from_fn(|_| entropy.u64()),
             limiter: plan.session.as_ref().and_then(|s| {
                 let prefix = s.security.ip_prefix;
-                s.creation.limit.map(|rate| Arc::new(Limiter::new(rate, prefix)))
+                s.creation
+                    .limit
+                    .map(|rate| Arc::new(Limiter::new(rate, prefix)))
             }),
         }
     }
@@ -67,7 +72,12 @@ impl ProcessKeys {
     /// The key of a rule's pin cookies.
     pub fn pin_key(&self, rule: &Rule) -> [u8; 32] {
         let configured = rule.affinity.as_ref().and_then(|a| a.cookie.key.as_ref());
-        crate::pin::key::derive(configured.map(|k| k.0.as_slice()), self.data.as_deref(), &self.pin).key
+        crate::pin::key::derive(
+            configured.map(|k| k.0.as_slice()),
+            self.data.as_deref(),
+            &self.pin,
+        )
+        .key
     }
 }
 
@@ -121,7 +131,9 @@ fn wanted(ring: &Ring, rings: usize) -> Wanted {
 pub fn machine(plan: &Plan) -> Machine {
     let runtime = &plan.runtime;
     let has_work = plan.session.as_ref().is_some_and(|s| {
-        s.replication.is_some() || s.storage.snapshot.is_some() || !matches!(s.storage.kind, StorageKind::Memory)
+        s.replication.is_some()
+            || s.storage.snapshot.is_some()
+            || !matches!(s.storage.kind, StorageKind::Memory)
     });
     let wanted_cores = match &runtime.cores {
         Cores::Auto => topology::Cores::Auto,
@@ -142,7 +154,10 @@ pub fn machine(plan: &Plan) -> Machine {
     };
     let layout = topology::Machine::detect()
         .map_err(|e| e.to_string())
-        .and_then(|m| m.resolve(&wanted_cores, replication).map_err(|e| e.to_string()));
+        .and_then(|m| {
+            m.resolve(&wanted_cores, replication)
+                .map_err(|e| e.to_string())
+        });
     let layout = match layout {
         Ok(layout) => layout,
         Err(error) => {
@@ -158,7 +173,10 @@ pub fn machine(plan: &Plan) -> Machine {
             Cores::List(list) => (list[position].ring.clone(), list[position].busy_poll),
             _ => (runtime.ring.clone(), runtime.busy_poll),
         };
-        let known = probed.iter().find(|(r, _)| *r == ring).map(|(_, d)| d.clone());
+        let known = probed
+            .iter()
+            .find(|(r, _)| *r == ring)
+            .map(|(_, d)| d.clone());
         let driver = known.unwrap_or_else(|| {
             let report = probe::run(&wanted(&ring, count));
             let driver = report.driver();
@@ -172,7 +190,11 @@ pub fn machine(plan: &Plan) -> Machine {
             probed.push((ring, driver.clone()));
             driver
         });
-        machine.cores.push(CorePlan { cpu: core.cpu, driver, busy_poll });
+        machine.cores.push(CorePlan {
+            cpu: core.cpu,
+            driver,
+            busy_poll,
+        });
     }
     machine
 }
@@ -182,7 +204,9 @@ impl Machine {
     pub fn describe(&self) -> String {
         let mut text = String::new();
         for (i, core) in self.cores.iter().enumerate() {
-            let cpu = core.cpu.map_or_else(|| "unpinned".to_owned(), |cpu| format!("cpu {cpu}"));
+            let cpu = core
+                .cpu
+                .map_or_else(|| "unpinned".to_owned(), |cpu| format!("cpu {cpu}"));
             let _ = write!(text, "  core {i}: {cpu}, {}", core.driver);
             if !core.busy_poll.is_zero() {
                 let _ = write!(text, ", busyPoll {:?}", core.busy_poll);
@@ -191,7 +215,10 @@ impl Machine {
         }
         let _ = match (&self.replication, self.replication_cpu) {
             (Ok(()), Some(cpu)) => writeln!(text, "  replication core: cpu {cpu}"),
-            (Ok(()), None) => writeln!(text, "  replication core: shares the CPUs of the data cores"),
+            (Ok(()), None) => writeln!(
+                text,
+                "  replication core: shares the CPUs of the data cores"
+            ),
             (Err(why), _) => writeln!(text, "  replication core: not to be started: {why}"),
         };
         text
@@ -234,13 +261,27 @@ fn start(
     }
     let mut ports = mesh::build::<Message>(cores + 2, RING);
     let replication_port = ports.pop();
-    let control_port = ports.pop().ok_or_else(|| vec!["the mesh has no place for the control thread".to_owned()])?;
+    let control_port = ports
+        .pop()
+        .ok_or_else(|| vec!["the mesh has no place for the control thread".to_owned()])?;
     let mut handles = Vec::new();
     for (index, (port, core)) in ports.into_iter().zip(machine.cores).enumerate() {
         let listeners = groups.iter_mut().filter_map(Iterator::next).collect();
-        let spec = Spec { name: format!("core-{index}"), cpu: core.cpu, driver: core.driver, busy_poll: core.busy_poll };
-        let parts = Parts { index, shared: shared.clone(), port, listeners, keys: keys.clone() };
-        let handle = data_core::spawn(spec, move || core::run(parts)).map_err(|e| vec![e.to_string()])?;
+        let spec = Spec {
+            name: format!("core-{index}"),
+            cpu: core.cpu,
+            driver: core.driver,
+            busy_poll: core.busy_poll,
+        };
+        let parts = Parts {
+            index,
+            shared: shared.clone(),
+            port,
+            listeners,
+            keys: keys.clone(),
+        };
+        let handle =
+            data_core::spawn(spec, move || core::run(parts)).map_err(|e| vec![e.to_string()])?;
         for warning in &handle.got().warnings {
             log::warn(format!("core {index}: {warning}"));
         }

@@ -40,7 +40,11 @@ impl Plan {
         let framing = conn.response.framing;
         let chunks = conn.head.version == Version::Http11;
         let delimited = chunks || !matches!(framing, Framing::Chunked | Framing::UntilClose);
-        Self { framing, chunks, keep: conn.head.keep_alive && delimited && request_done && !core.draining.get() }
+        Self {
+            framing,
+            chunks,
+            keep: conn.head.keep_alive && delimited && request_done && !core.draining.get(),
+        }
     }
 
     /// Chunks are written to the client.
@@ -149,14 +153,26 @@ async fn by_length(
     }
 }
 
-async fn spliced(core: &Core, conn: &Conn, up: &UpstreamConn, left: u64, sent: &mut u64) -> Result<u64, End> {
+async fn spliced(
+    core: &Core,
+    conn: &Conn,
+    up: &UpstreamConn,
+    left: u64,
+    sent: &mut u64,
+) -> Result<u64, End> {
     conn.stream.disarm();
     let moved = splice::splice_exact(&up.stream, &conn.stream, left, |n| {
         core.metrics().add(Metric::BytesToClients, n);
         *sent += n;
     })
     .await;
-    moved.map_err(|e| if e.side == splice::Side::Read { End::Upstream } else { End::Client })
+    moved.map_err(|e| {
+        if e.side == splice::Side::Read {
+            End::Upstream
+        } else {
+            End::Client
+        }
+    })
 }
 
 async fn by_chunks(
@@ -173,14 +189,21 @@ async fn by_chunks(
     let with_trailers = conn.head.te_trailers;
     let mut data = 0;
     loop {
-        let ended = transcode(&mut decoder, limits, &mut input, &mut out, plan.chunks.then_some(with_trailers), &mut data)
-            .map_err(|error| match error {
-                BodyError::Malformed(_) => {
-                    core.metrics().count(Metric::UpstreamMalformed);
-                    End::Upstream
-                }
-                _ => End::Upstream,
-            });
+        let ended = transcode(
+            &mut decoder,
+            limits,
+            &mut input,
+            &mut out,
+            plan.chunks.then_some(with_trailers),
+            &mut data,
+        )
+        .map_err(|error| match error {
+            BodyError::Malformed(_) => {
+                core.metrics().count(Metric::UpstreamMalformed);
+                End::Upstream
+            }
+            _ => End::Upstream,
+        });
         // What was whole before the fault is still delivered, and then the connection is cut.
         if !out.is_empty() {
             out = write(core, conn, out, sent).await?;

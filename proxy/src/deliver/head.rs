@@ -24,7 +24,9 @@ fn keep(core: &Core, line: &Line, buf: &[u8], caching: Caching, header_set: Opti
         Name::ContentLength => false,
         Name::Session | Name::Shadow | Name::AffinityClear => false,
         Name::SetCookie => {
-            let ours = core.identity.is_our_cookie(cookies::set_cookie_name(line.value(buf)));
+            let ours = core
+                .identity
+                .is_our_cookie(cookies::set_cookie_name(line.value(buf)));
             if ours {
                 core.metrics().count(Metric::ForeignSetCookie);
             }
@@ -46,7 +48,14 @@ enum Caching {
 }
 
 /// Writes the whole head, blank line included.
-pub fn write(core: &Core, conn: &Conn, input: &[u8], conclusion: &Conclusion, plan: &Plan, out: &mut Buffer) {
+pub fn write(
+    core: &Core,
+    conn: &Conn,
+    input: &[u8],
+    conclusion: &Conclusion,
+    plan: &Plan,
+    out: &mut Buffer,
+) {
     let head = &conn.response;
     let caching = if conclusion.session_cookie {
         Caching::NoStore
@@ -57,7 +66,9 @@ pub fn write(core: &Core, conn: &Conn, input: &[u8], conclusion: &Conclusion, pl
     };
     status_line(head.status, head.reason.of(input), out);
     let header_set = conclusion.header.as_ref().map(|(name, _)| name.as_bytes());
-    lines(&head.lines, input, out, |line| keep(core, line, input, caching, header_set));
+    lines(&head.lines, input, out, |line| {
+        keep(core, line, input, caching, header_set)
+    });
     if caching != Caching::AsIs {
         cache_control(&head.lines, input, caching, out);
     }
@@ -89,7 +100,9 @@ pub fn write(core: &Core, conn: &Conn, input: &[u8], conclusion: &Conclusion, pl
 pub fn write_interim(core: &Core, conn: &Conn, input: &[u8], out: &mut Buffer) {
     let head = &conn.response;
     status_line(head.status, head.reason.of(input), out);
-    lines(&head.lines, input, out, |line| line.name != Name::SetCookie && keep(core, line, input, Caching::AsIs, None));
+    lines(&head.lines, input, out, |line| {
+        line.name != Name::SetCookie && keep(core, line, input, Caching::AsIs, None)
+    });
     out.put(b"\r\n");
 }
 
@@ -126,7 +139,10 @@ fn upgrade_lines(lines: &[Line], input: &[u8], out: &mut Buffer) {
 /// those that would let a shared cache keep the cookie, and with the one that forbids it.
 fn cache_control(lines: &[Line], input: &[u8], caching: Caching, out: &mut Buffer) {
     let (word, removed): (&[u8], &[&[u8]]) = match caching {
-        Caching::NoStore => (b"no-store", &[b"no-store", b"public", b"max-age", b"s-maxage"]),
+        Caching::NoStore => (
+            b"no-store",
+            &[b"no-store", b"public", b"max-age", b"s-maxage"],
+        ),
         _ => (b"private", &[b"private", b"public", b"s-maxage"]),
     };
     out.put(b"Cache-Control: ");
@@ -134,7 +150,11 @@ fn cache_control(lines: &[Line], input: &[u8], caching: Caching, out: &mut Buffe
     for line in lines.iter().filter(|l| l.name == Name::CacheControl) {
         for directive in line.value(input).split(|&b| b == b',') {
             let directive = directive.trim_ascii();
-            let name = directive.split(|&b| b == b'=').next().unwrap_or_default().trim_ascii();
+            let name = directive
+                .split(|&b| b == b'=')
+                .next()
+                .unwrap_or_default()
+                .trim_ascii();
             if name.is_empty() || removed.iter().any(|r| name.eq_ignore_ascii_case(r)) {
                 continue;
             }

@@ -41,14 +41,31 @@ pub async fn deliver(
     }
     let plan = Plan::new(core, conn, pump.as_ref().is_none_or(|p| p.done()));
     let mut out = Buffer::take();
-    head::write(core, conn, answered.exchange.input.as_slice(), &conclusion, &plan, &mut out);
+    head::write(
+        core,
+        conn,
+        answered.exchange.input.as_slice(),
+        &conclusion,
+        &plan,
+        &mut out,
+    );
     answered.exchange.input.consume(conn.response.len);
     if status == 101 {
         return Ok(tunnel::run(core, conn, answered, out, record).await);
     }
+    let head_len = out.len() as u64;
     let input = std::mem::take(&mut answered.exchange.input);
-    let sending = body::send(core, conn, &answered.exchange.up, &plan, input, out, &mut record.bytes_out);
+    let sending = body::send(
+        core,
+        conn,
+        &answered.exchange.up,
+        &plan,
+        input,
+        out,
+        &mut record.bytes_out,
+    );
     let end = beside(pump.as_mut(), sending).await;
+    record.bytes_out = record.bytes_out.saturating_sub(head_len);
     Ok(finish(core, conn, answered, pump, &plan, end, record))
 }
 
@@ -70,9 +87,14 @@ fn finish(
         End::Whole(_) => {}
     }
     let request_done = pump.as_ref().is_none_or(|p| p.done());
-    record.bytes_in = pump.as_ref().map_or(answered.exchange.consumed as u64, |p| conn.head.len as u64 + p.state.bytes.get());
+    let whole = answered.exchange.consumed.saturating_sub(conn.head.len) as u64;
+    record.bytes_in = pump.as_ref().map_or(whole, |p| p.state.bytes.get());
     core.log(conn, record);
-    let Answered { at, pinned, exchange: Exchange { up, consumed, .. } } = answered;
+    let Answered {
+        at,
+        pinned,
+        exchange: Exchange { up, consumed, .. },
+    } = answered;
     match &pump {
         None => conn.input.consume(consumed),
         Some(pump) => conn.input = pump.state.rest.take(),

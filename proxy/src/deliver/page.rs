@@ -33,7 +33,14 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(status: u16, reason: &'static str, close: bool, metric: Option<Metric>) -> Self {
-        Self { status, reason, retry_after: None, line: None, close, metric }
+        Self {
+            status,
+            reason,
+            retry_after: None,
+            line: None,
+            close,
+            metric,
+        }
     }
 
     /// The client is gone: nothing to answer.
@@ -73,7 +80,12 @@ impl Refusal {
 
     /// 404: no rule.
     pub fn unrouted() -> Self {
-        Self::new(404, "no route matches this request", false, Some(Metric::RefusedUnrouted))
+        Self::new(
+            404,
+            "no route matches this request",
+            false,
+            Some(Metric::RefusedUnrouted),
+        )
     }
 
     /// 502 or 504.
@@ -83,12 +95,18 @@ impl Refusal {
 
     /// 503 with Retry-After.
     pub fn unavailable(status: u16, reason: &'static str, retry_after: u32) -> Self {
-        Self { retry_after: Some(retry_after), ..Self::new(status, reason, false, Some(Metric::UpstreamUnavailable)) }
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(status, reason, false, Some(Metric::UpstreamUnavailable))
+        }
     }
 
     /// 303 to a path of ours, with further lines.
     pub fn see_other(lines: Box<[u8]>) -> Self {
-        Self { line: Some(lines), ..Self::new(303, "see the other address", false, None) }
+        Self {
+            line: Some(lines),
+            ..Self::new(303, "see the other address", false, None)
+        }
     }
 }
 
@@ -116,11 +134,17 @@ fn phrase(status: u16) -> &'static str {
 }
 
 /// Answers a refusal and says what becomes of the connection.
-pub async fn refuse(core: &'static Core, conn: &mut Conn, refusal: Refusal, record: &mut Record) -> Next {
+pub async fn refuse(
+    core: &'static Core,
+    conn: &mut Conn,
+    refusal: Refusal,
+    record: &mut Record,
+) -> Next {
     if let Some(metric) = refusal.metric {
         core.metrics().count(metric);
     }
     record.status = refusal.status;
+    record.error = refusal.reason;
     if refusal.status == 0 {
         if refusal.metric.is_some() {
             core.log(conn, record);
@@ -128,16 +152,21 @@ pub async fn refuse(core: &'static Core, conn: &mut Conn, refusal: Refusal, reco
         return Next::Close;
     }
     let unread = record.parsed && !whole(conn);
-    let keep = record.parsed && !refusal.close && !unread && conn.head.keep_alive && !core.draining.get();
+    let keep =
+        record.parsed && !refusal.close && !unread && conn.head.keep_alive && !core.draining.get();
     let mut out = Buffer::take();
     write(&refusal, conn, record, keep, &mut out);
-    record.bytes_out += out.len() as u64;
     core.log(conn, record);
     if record.parsed && keep {
-        let length = if let Framing::Length(n) = conn.head.framing { n as usize } else { 0 };
+        let length = if let Framing::Length(n) = conn.head.framing {
+            n as usize
+        } else {
+            0
+        };
         conn.input.consume(conn.head.len + length);
     }
-    conn.stream.arm(crate::deliver::body::CLIENT_STALL, Expire::Both);
+    conn.stream
+        .arm(crate::deliver::body::CLIENT_STALL, Expire::Both);
     let (written, _) = conn.stream.write_all(out).await;
     conn.stream.disarm();
     match written {

@@ -23,9 +23,14 @@ use crate::serve::Next;
 use crate::text::Sink;
 
 /// Relays until the end.
-pub async fn run(core: &'static Core, conn: &mut Conn, mut answered: Answered, out: Buffer, record: &mut Record) -> Next {
+pub async fn run(
+    core: &'static Core,
+    conn: &mut Conn,
+    mut answered: Answered,
+    out: Buffer,
+    record: &mut Record,
+) -> Next {
     core.metrics().count(Metric::Tunnels);
-    record.bytes_out += out.len() as u64;
     let (written, mut out) = conn.stream.write_all(out).await;
     if written.is_err() {
         core.log(conn, record);
@@ -35,11 +40,27 @@ pub async fn run(core: &'static Core, conn: &mut Conn, mut answered: Answered, o
     out.put(answered.exchange.input.as_slice());
     let carried = std::mem::take(&mut conn.input);
     answered.exchange.input = Buffer::empty();
-    let clock = Clock { core, client: conn.stream.slot(), upstream: answered.exchange.up.stream.slot() };
+    let clock = Clock {
+        core,
+        client: conn.stream.slot(),
+        upstream: answered.exchange.up.stream.slot(),
+    };
     clock.touch();
     let (sent_up, sent_down) = (Cell::new(0), Cell::new(0));
-    let up = half(&clock, &conn.stream, &answered.exchange.up.stream, carried, &sent_up);
-    let down = half(&clock, &answered.exchange.up.stream, &conn.stream, out, &sent_down);
+    let up = half(
+        &clock,
+        &conn.stream,
+        &answered.exchange.up.stream,
+        carried,
+        &sent_up,
+    );
+    let down = half(
+        &clock,
+        &answered.exchange.up.stream,
+        &conn.stream,
+        out,
+        &sent_down,
+    );
     both(up, down).await;
     core.metrics().add(Metric::BytesFromClients, sent_up.get());
     core.metrics().add(Metric::BytesToClients, sent_down.get());
@@ -65,7 +86,13 @@ impl Clock<'_> {
     }
 }
 
-async fn half(clock: &Clock<'_>, from: &Stream, to: &Stream, mut carried: Buffer, sent: &Cell<u64>) {
+async fn half(
+    clock: &Clock<'_>,
+    from: &Stream,
+    to: &Stream,
+    mut carried: Buffer,
+    sent: &Cell<u64>,
+) {
     loop {
         if !carried.is_empty() {
             let n = carried.len() as u64;
@@ -99,7 +126,11 @@ async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
     poll_fn(|cx| {
         a_done = a_done || a.as_mut().poll(cx).is_ready();
         b_done = b_done || b.as_mut().poll(cx).is_ready();
-        if a_done && b_done { Poll::Ready(()) } else { Poll::Pending }
+        if a_done && b_done {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     })
     .await;
 }

@@ -77,7 +77,9 @@ pub struct Pump {
 
 impl std::fmt::Debug for Pump {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pump").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Pump")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,7 +106,11 @@ impl Pump {
                 Err(error) => shared.error.set(Some(error)),
             }
         });
-        Self { future, state, finished: false }
+        Self {
+            future,
+            state,
+            finished: false,
+        }
     }
 
     /// Drives this and `other` together until `other` is done.
@@ -159,7 +165,11 @@ pub struct Rate {
 impl Rate {
     /// Begins now.
     pub fn new(core: &Core) -> Self {
-        Self { floor: core.shared.plan.limits.min_body_rate, since_ms: core.now_ms(), bytes: 0 }
+        Self {
+            floor: core.shared.plan.limits.min_body_rate,
+            since_ms: core.now_ms(),
+            bytes: 0,
+        }
     }
 
     /// Notes `n` bytes of progress; false when the last window was too slow.
@@ -237,7 +247,14 @@ fn step(
         }
         Reader::Chunked(decoder) => {
             let mut data = 0;
-            let ended = transcode(decoder, &core.head_limits[0], input, out, Some(true), &mut data)?;
+            let ended = transcode(
+                decoder,
+                &core.head_limits[0],
+                input,
+                out,
+                Some(true),
+                &mut data,
+            )?;
             state.bytes.set(state.bytes.get() + data);
             ended
         }
@@ -331,7 +348,11 @@ async fn receive(
         Ok(0) | Err(_) => Err(BodyError::ClientGone),
         Ok(n) => {
             core.metrics().add(Metric::BytesFromClients, n as u64);
-            if rate.progress(core, n as u64) { Ok(()) } else { Err(BodyError::TooSlow) }
+            if rate.progress(core, n as u64) {
+                Ok(())
+            } else {
+                Err(BodyError::TooSlow)
+            }
         }
     };
     (result, input)
@@ -366,7 +387,11 @@ async fn spliced(
     match moved {
         Ok(_) if slow => Err(BodyError::TooSlow),
         Ok(moved) => Ok(moved),
-        Err(e) if e.side == splice::Side::Read => Err(if expired { BodyError::TooSlow } else { BodyError::ClientGone }),
+        Err(e) if e.side == splice::Side::Read => Err(if expired {
+            BodyError::TooSlow
+        } else {
+            BodyError::ClientGone
+        }),
         Err(_) => Err(BodyError::UpstreamGone),
     }
 }

@@ -30,7 +30,11 @@ fn fate(core: &Core, request: &Request, line: &Line, buf: &[u8], upgrade: bool) 
         _ if line.hop_by_hop() => Fate::Drop,
         // Said anew: what we read, not what was written.
         Name::ContentLength | Name::XForwardedFor => Fate::Drop,
-        Name::XForwardedProto | Name::XForwardedHost | Name::Forwarded if !request.trusted_peer => Fate::Drop,
+        Name::XForwardedProto | Name::XForwardedHost | Name::Forwarded if !request.trusted_peer => {
+            Fate::Drop
+        }
+        // One without a value is as good as none.
+        Name::XRequestId if request.made_request_id.is_some() => Fate::Drop,
         Name::Session | Name::Shadow | Name::ProxyAuthorization => Fate::Drop,
         Name::Expect if !request.expect_continue => Fate::Drop,
         Name::Other if core.identity.is_identifier_header(line.name(buf)) => Fate::Drop,
@@ -94,7 +98,6 @@ fn request_line(conn: &Conn, request: &Request, out: &mut Buffer) {
 struct Seen {
     forwarded_proto: bool,
     forwarded_host: bool,
-    request_id: bool,
 }
 
 impl Seen {
@@ -105,7 +108,6 @@ impl Seen {
         match name {
             Name::XForwardedProto => self.forwarded_proto = true,
             Name::XForwardedHost => self.forwarded_host = true,
-            Name::XRequestId => self.request_id = true,
             _ => {}
         }
     }
@@ -133,7 +135,11 @@ fn added(core: &Core, conn: &Conn, request: &Request, seen: &Seen, out: &mut Buf
     crate::text::write_ip(conn.peer.ip(), out);
     out.extend_from_slice(b"\r\n");
     if !seen.forwarded_proto {
-        line(out, b"X-Forwarded-Proto", if request.secure { b"https" } else { b"http" });
+        line(
+            out,
+            b"X-Forwarded-Proto",
+            if request.secure { b"https" } else { b"http" },
+        );
     }
     if !seen.forwarded_host {
         let host = head.authority_bytes(buf);
@@ -141,10 +147,8 @@ fn added(core: &Core, conn: &Conn, request: &Request, seen: &Seen, out: &mut Buf
             line(out, b"X-Forwarded-Host", host);
         }
     }
-    if !seen.request_id {
-        if let Some(id) = &request.made_request_id {
-            line(out, b"X-Request-ID", id);
-        }
+    if let Some(id) = &request.made_request_id {
+        line(out, b"X-Request-ID", id);
     }
     if head.upgrade.is_some() {
         out.extend_from_slice(b"Connection: Upgrade\r\n");

@@ -86,7 +86,9 @@ pub async fn forward(
     mut pinned: Pinned,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let retry = core.shared.plan.services[pinned.at.service as usize].retry.clone();
+    let retry = core.shared.plan.services[pinned.at.service as usize]
+        .retry
+        .clone();
     let outgoing = outgoing(core, conn, &retry).await?;
     let mut tries = 0;
     let mut stale = 0;
@@ -100,8 +102,14 @@ pub async fn forward(
         let failure = match attempt(core, conn, &pinned, &outgoing, stale > 0).await {
             Ok(exchange) => {
                 core.outcome(at, true);
-                record.answered_ns = clock::monotonic_ns();
-                return Ok(Answered { pinned, at, exchange });
+                if core.logs() {
+                    record.answered_ns = clock::monotonic_ns();
+                }
+                return Ok(Answered {
+                    pinned,
+                    at,
+                    exchange,
+                });
             }
             Err(failure) => failure,
         };
@@ -125,7 +133,9 @@ pub async fn forward(
         core.metrics().count(Metric::Retries);
         stale = 0;
         let (status, reason) = status(&failure);
-        stage::another(core, conn, &mut pinned).await.map_err(|_| Refusal::upstream(status, reason))?;
+        stage::another(core, conn, &mut pinned)
+            .await
+            .map_err(|_| Refusal::upstream(status, reason))?;
     }
 }
 
@@ -137,7 +147,9 @@ async fn outgoing(core: &Core, conn: &mut Conn, retry: &Retry) -> Result<Outgoin
         _ => return Ok(Outgoing::Whole(0)),
     };
     if limit > 0 && length > limit {
-        return Err(Refusal::too_large("the body is longer than this gateway takes"));
+        return Err(Refusal::too_large(
+            "the body is longer than this gateway takes",
+        ));
     }
     let here = conn.input.len() - conn.head.len;
     if length <= here as u64 {
@@ -151,7 +163,9 @@ async fn outgoing(core: &Core, conn: &mut Conn, retry: &Retry) -> Result<Outgoin
     if !gathered {
         return Ok(Outgoing::Streaming);
     }
-    body::gather(core, conn, length as usize - here).await.map_err(body_refusal)?;
+    body::gather(core, conn, length as usize - here)
+        .await
+        .map_err(body_refusal)?;
     Ok(Outgoing::Whole(length as usize))
 }
 
@@ -164,9 +178,17 @@ async fn attempt(
 ) -> Result<Exchange, Failure> {
     let at = pinned.at;
     let careful = !conn.head.method.idempotent() || matches!(outgoing, Outgoing::Streaming);
-    let up = pool::checkout(core, at, fresh, careful).await.map_err(Failure::Connect)?;
+    let up = pool::checkout(core, at, fresh, careful)
+        .await
+        .map_err(Failure::Connect)?;
     let mut out = Buffer::take();
-    head::write(core, conn, &pinned.attached.request, &pinned.attached, &mut out);
+    head::write(
+        core,
+        conn,
+        &pinned.attached.request,
+        &pinned.attached,
+        &mut out,
+    );
     let mut consumed = conn.head.len;
     if let Outgoing::Whole(n) = *outgoing {
         out.put(&conn.input.as_slice()[consumed..consumed + n]);
@@ -181,7 +203,12 @@ async fn attempt(
         Outgoing::Whole(_) => None,
         Outgoing::Streaming => Some(start_pump(core, conn, &up)),
     };
-    let mut exchange = Exchange { pump, up, input, consumed };
+    let mut exchange = Exchange {
+        pump,
+        up,
+        input,
+        consumed,
+    };
     read_head(core, conn, &mut exchange).await?;
     Ok(exchange)
 }
@@ -213,7 +240,11 @@ fn start_pump(core: &'static Core, conn: &Conn, up: &UpstreamConn) -> Pump {
     Pump::start(core, conn.stream.clone(), up.stream.clone(), reader, first)
 }
 
-async fn read_head(core: &'static Core, conn: &mut Conn, exchange: &mut Exchange) -> Result<(), Failure> {
+async fn read_head(
+    core: &'static Core,
+    conn: &mut Conn,
+    exchange: &mut Exchange,
+) -> Result<(), Failure> {
     let mut interim = 0;
     conn.response_scan = Default::default();
     loop {
@@ -222,7 +253,10 @@ async fn read_head(core: &'static Core, conn: &mut Conn, exchange: &mut Exchange
                 exchange.input.as_slice(),
                 &core.response_limits,
                 &mut conn.response_scan,
-                Asked { method: conn.head.method, upgrade: conn.head.upgrade.is_some() },
+                Asked {
+                    method: conn.head.method,
+                    upgrade: conn.head.upgrade.is_some(),
+                },
                 &mut conn.response,
             )
             .map_err(|r| Failure::Malformed(r.reason))?;
@@ -271,7 +305,9 @@ async fn read_some(core: &Core, exchange: &mut Exchange) -> Result<usize, Failur
             // The upstream has the whole request: now its time runs.
             None => arm(core, &exchange.up),
             // It may have answered before it closed.
-            Some(BodyError::UpstreamGone) => exchange.up.stream.arm(Duration::from_secs(1), Expire::Both),
+            Some(BodyError::UpstreamGone) => {
+                exchange.up.stream.arm(Duration::from_secs(1), Expire::Both)
+            }
             Some(error) => {
                 exchange.up.stream.shutdown(std::net::Shutdown::Both).ok();
                 let _ = reading.as_mut().await;
@@ -307,7 +343,10 @@ fn count(core: &Core, at: UpstreamRef, failure: &Failure) {
     };
     core.metrics().count(metric);
     if !matches!(failure, Failure::Stale | Failure::Body(_)) {
-        bump(&core.metrics().upstreams[at.service as usize][at.upstream as usize].failures, 1);
+        bump(
+            &core.metrics().upstreams[at.service as usize][at.upstream as usize].failures,
+            1,
+        );
         core.outcome(at, false);
     }
 }
@@ -315,8 +354,12 @@ fn count(core: &Core, at: UpstreamRef, failure: &Failure) {
 fn status(failure: &Failure) -> (u16, &'static str) {
     match failure {
         Failure::Connect(ConnectError::Failed) => (502, "the upstream refused the connection"),
-        Failure::Connect(ConnectError::TimedOut) => (504, "the upstream took no connection in time"),
-        Failure::Stale | Failure::NoAnswer => (502, "the upstream closed the connection without an answer"),
+        Failure::Connect(ConnectError::TimedOut) => {
+            (504, "the upstream took no connection in time")
+        }
+        Failure::Stale | Failure::NoAnswer => {
+            (502, "the upstream closed the connection without an answer")
+        }
         Failure::Truncated => (502, "the upstream's answer broke off"),
         Failure::TimedOut => (504, "the upstream did not answer in time"),
         Failure::Malformed(reason) => (502, reason),
@@ -336,6 +379,8 @@ pub fn body_refusal(error: BodyError) -> Refusal {
         BodyError::TooSlow => Refusal::timeout("the request's body came too slowly"),
         BodyError::Malformed(reason) => Refusal::malformed(reason),
         BodyError::TooLarge => Refusal::too_large("the body is longer than this gateway takes"),
-        BodyError::UpstreamGone => Refusal::upstream(502, "the upstream closed while the request was being sent"),
+        BodyError::UpstreamGone => {
+            Refusal::upstream(502, "the upstream closed while the request was being sent")
+        }
     }
 }

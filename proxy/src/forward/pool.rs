@@ -69,7 +69,8 @@ impl Pool {
                 let list = addresses.as_ref()?;
                 let turn = self.turn.get();
                 self.turn.set(turn.wrapping_add(1));
-                list.get(turn.checked_rem(list.len())?).map(|a| Target::Tcp(*a))
+                list.get(turn.checked_rem(list.len())?)
+                    .map(|a| Target::Tcp(*a))
             }
         }
     }
@@ -78,13 +79,19 @@ impl Pool {
     pub fn sweep(&self, now_ms: u64, idle_timeout: Duration) {
         let limit = idle_timeout.as_millis() as u64;
         self.idle.borrow_mut().retain(|idle| {
-            (limit == 0 || now_ms.saturating_sub(idle.since_ms) < limit) && !idle.stream.peek_stale()
+            (limit == 0 || now_ms.saturating_sub(idle.since_ms) < limit)
+                && !idle.stream.peek_stale()
         });
     }
 
     /// How many are kept.
     pub fn len(&self) -> usize {
         self.idle.borrow().len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Closes all, such as on a drain of the process.
@@ -95,27 +102,56 @@ impl Pool {
 
 /// Takes a kept connection, or makes one. `fresh` asks for a new one; `careful` looks whether a kept
 /// one was closed before it is used (one syscall: for requests that could not be tried again).
-pub async fn checkout(core: &Core, at: UpstreamRef, fresh: bool, careful: bool) -> Result<UpstreamConn, ConnectError> {
+pub async fn checkout(
+    core: &Core,
+    at: UpstreamRef,
+    fresh: bool,
+    careful: bool,
+) -> Result<UpstreamConn, ConnectError> {
     let pool = core.pool(at);
-    while !fresh {
-        let Some(idle) = pool.idle.borrow_mut().pop() else { break };
+    let kept = || {
+        if fresh {
+            None
+        } else {
+            pool.idle.borrow_mut().pop()
+        }
+    };
+    while let Some(idle) = kept() {
         if careful && idle.stream.peek_stale() {
             core.metrics().count(Metric::UpstreamStale);
             continue;
         }
         core.metrics().count(Metric::UpstreamReused);
-        return Ok(UpstreamConn { stream: idle.stream, reused: true });
+        return Ok(UpstreamConn {
+            stream: idle.stream,
+            reused: true,
+        });
     }
     let service = &core.shared.plan.services[at.service as usize];
     let address = &service.upstreams[at.upstream as usize].address;
     let target = pool.target(address).ok_or(ConnectError::Failed)?;
     let limit = service.connections.connect_timeout;
-    let connected = Stream::connect(&target, if limit.is_zero() { Duration::from_secs(3_600) } else { limit }).await;
+    let connected = Stream::connect(
+        &target,
+        if limit.is_zero() {
+            Duration::from_secs(3_600)
+        } else {
+            limit
+        },
+    )
+    .await;
     let stream = connected.map_err(|e| {
-        if e.kind() == std::io::ErrorKind::TimedOut { ConnectError::TimedOut } else { ConnectError::Failed }
+        if e.kind() == std::io::ErrorKind::TimedOut {
+            ConnectError::TimedOut
+        } else {
+            ConnectError::Failed
+        }
     })?;
     core.metrics().count(Metric::UpstreamConnects);
-    Ok(UpstreamConn { stream: Rc::new(stream), reused: false })
+    Ok(UpstreamConn {
+        stream: Rc::new(stream),
+        reused: false,
+    })
 }
 
 /// Keeps a connection whose exchange ended cleanly.
@@ -126,7 +162,10 @@ pub fn checkin(core: &Core, at: UpstreamRef, conn: UpstreamConn) {
     let pool = core.pool(at);
     let mut idle = pool.idle.borrow_mut();
     if idle.len() < settings.max_idle_per_core && !core.draining.get() {
-        idle.push(Idle { stream, since_ms: core.now_ms() });
+        idle.push(Idle {
+            stream,
+            since_ms: core.now_ms(),
+        });
     }
 }
 
@@ -140,12 +179,16 @@ pub struct Active {
 impl Active {
     /// Takes a place, if `connections.max` leaves one.
     pub fn take(core: &'static Core, at: UpstreamRef) -> Option<Self> {
-        let max = core.shared.plan.services[at.service as usize].connections.max;
+        let max = core.shared.plan.services[at.service as usize]
+            .connections
+            .max;
         let count = &core.shared.active[at.service as usize][at.upstream as usize];
         if max == 0 {
             count.fetch_add(1, Relaxed);
         } else {
-            count.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1)).ok()?;
+            count
+                .fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1))
+                .ok()?;
         }
         Some(Self { core, at })
     }
@@ -153,6 +196,7 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.core.shared.active[self.at.service as usize][self.at.upstream as usize].fetch_sub(1, Relaxed);
+        self.core.shared.active[self.at.service as usize][self.at.upstream as usize]
+            .fetch_sub(1, Relaxed);
     }
 }

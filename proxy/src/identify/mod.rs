@@ -21,8 +21,8 @@ use crate::accesslog::{Record, escaped};
 use crate::core::Core;
 use crate::deliver::page::Refusal;
 use crate::metrics::Metric;
-use crate::parse::read::Parsed;
 use crate::parse::cookies::{self, Rewrite};
+use crate::parse::read::Parsed;
 use crate::parse::{Name, RequestHead, query};
 use crate::text::Sink;
 
@@ -133,7 +133,13 @@ impl Identity {
             }
         }
         let Some(session) = &plan.session else {
-            return Self { sources: Vec::new(), keys: Keys::default(), secure_cookie: false, pin_bases, headers: Vec::new() };
+            return Self {
+                sources: Vec::new(),
+                keys: Keys::default(),
+                secure_cookie: false,
+                pin_bases,
+                headers: Vec::new(),
+            };
         };
         let sources: Vec<SourcePlan> = session
             .sources
@@ -147,11 +153,22 @@ impl Identity {
                 source: source.clone(),
             })
             .collect();
-        let headers =
-            sources.iter().filter(|s| matches!(s.source, Source::Header { .. })).map(|s| s.name.clone()).collect();
-        let secure_cookie = sources.iter().any(|s| matches!(&s.source, Source::Cookie(c) if c.secure));
+        let headers = sources
+            .iter()
+            .filter(|s| matches!(s.source, Source::Header { .. }))
+            .map(|s| s.name.clone())
+            .collect();
+        let secure_cookie = sources
+            .iter()
+            .any(|s| matches!(&s.source, Source::Cookie(c) if c.secure));
         let keys = Keys::new(session.security.token_keys.iter().map(|k| k.0.as_slice()));
-        Self { sources, keys, secure_cookie, pin_bases, headers }
+        Self {
+            sources,
+            keys,
+            secure_cookie,
+            pin_bases,
+            headers,
+        }
     }
 
     /// Is this the name of a header that carries tokens?
@@ -165,13 +182,18 @@ impl Identity {
     }
 
     fn session_cookie(&self, name: &[u8]) -> Option<usize> {
-        self.sources.iter().position(|s| matches!(s.source, Source::Cookie(_)) && s.name == name)
+        self.sources
+            .iter()
+            .position(|s| matches!(s.source, Source::Cookie(_)) && s.name == name)
     }
 
     fn is_pin_cookie(&self, name: &[u8]) -> bool {
         self.pin_bases.iter().any(|base| {
             name.strip_prefix(base.as_slice()).is_some_and(|rest| {
-                rest.is_empty() || (rest.len() == 9 && rest[0] == b'.' && rest[1..].iter().all(u8::is_ascii_hexdigit))
+                rest.is_empty()
+                    || (rest.len() == 9
+                        && rest[0] == b'.'
+                        && rest[1..].iter().all(u8::is_ascii_hexdigit))
             })
         })
     }
@@ -190,12 +212,24 @@ impl Identity {
     }
 
     /// The request target as the access log shows it: query tokens masked.
-    pub fn write_masked_target(&self, head: &RequestHead, buf: &[u8], json: bool, out: &mut Vec<u8>) {
+    pub fn write_masked_target(
+        &self,
+        head: &RequestHead,
+        buf: &[u8],
+        json: bool,
+        out: &mut Vec<u8>,
+    ) {
         escaped(head.path(buf), json, out);
-        let Some(text) = head.query_bytes(buf) else { return };
+        let Some(text) = head.query_bytes(buf) else {
+            return;
+        };
         out.put(b"?");
         let mut masked = text.to_vec();
-        for source in self.sources.iter().filter(|s| matches!(s.source, Source::Query { .. })) {
+        for source in self
+            .sources
+            .iter()
+            .filter(|s| matches!(s.source, Source::Query { .. }))
+        {
             let mut next = Vec::with_capacity(masked.len());
             query::mask(&masked, &source.name, &mut next);
             masked = next;
@@ -205,11 +239,21 @@ impl Identity {
 }
 
 /// Finds the tokens and pin cookies of a request.
-pub fn identify(core: &Core, conn: &Conn, parsed: Parsed, record: &mut Record) -> Result<Identified, Refusal> {
-    let mut identified = Identified { request: parsed.request, carried: SmallVec::new(), pins: SmallVec::new() };
+pub fn identify(
+    core: &Core,
+    conn: &Conn,
+    parsed: Parsed,
+    record: &mut Record,
+) -> Result<Identified, Refusal> {
+    let mut identified = Identified {
+        request: parsed.request,
+        carried: SmallVec::new(),
+        pins: SmallVec::new(),
+    };
     record.client = Some(identified.request.client);
     record.rule = Some(identified.request.rule as u32);
-    let insecure = core.identity.secure_cookie && !identified.request.secure && !identified.request.laptop;
+    let insecure =
+        core.identity.secure_cookie && !identified.request.secure && !identified.request.laptop;
     if insecure {
         core.metrics().count(Metric::InsecureRequests);
         static SAID: crate::log::Once = crate::log::Once::new();
@@ -235,7 +279,10 @@ fn candidate(core: &Core, text: &[u8], through: Kind) -> Candidate {
 
 fn push(identified: &mut Identified, source: usize, candidate: Candidate) {
     if identified.carried.len() < MAX_CANDIDATES {
-        identified.carried.push(Carried { source: source as u8, candidate });
+        identified.carried.push(Carried {
+            source: source as u8,
+            candidate,
+        });
     }
 }
 
@@ -245,7 +292,8 @@ fn from_cookies(core: &Core, conn: &Conn, insecure: bool, identified: &mut Ident
         for pair in cookies::pairs(line.value(buf)) {
             if let Some(source) = core.identity.session_cookie(pair.name) {
                 identified.request.our_cookies = true;
-                let secure = matches!(&core.identity.sources[source].source, Source::Cookie(c) if c.secure);
+                let secure =
+                    matches!(&core.identity.sources[source].source, Source::Cookie(c) if c.secure);
                 let found = if insecure && secure {
                     Candidate::Insecure
                 } else {
@@ -255,7 +303,9 @@ fn from_cookies(core: &Core, conn: &Conn, insecure: bool, identified: &mut Ident
             } else if core.identity.is_pin_cookie(pair.name) {
                 identified.request.our_cookies = true;
                 if identified.pins.len() < MAX_CANDIDATES {
-                    identified.pins.push((within(buf, pair.name), within(buf, pair.value)));
+                    identified
+                        .pins
+                        .push((within(buf, pair.name), within(buf, pair.value)));
                 }
             }
         }
@@ -291,8 +341,12 @@ fn from_query(core: &Core, conn: &Conn, identified: &mut Identified) {
         if !matches!(source.source, Source::Query { .. }) {
             continue;
         }
-        let Some(text) = identified.request.query(conn) else { return };
-        let Some(value) = query::find(text, &source.name) else { continue };
+        let Some(text) = identified.request.query(conn) else {
+            return;
+        };
+        let Some(value) = query::find(text, &source.name) else {
+            continue;
+        };
         let found = candidate(core, value, Kind::Query);
         let mut rest = Vec::with_capacity(text.len());
         query::remove(text, &source.name, &mut rest);

@@ -35,8 +35,8 @@ mod method;
 mod name;
 pub mod path;
 pub mod query;
-mod request;
 pub mod read;
+mod request;
 mod response;
 mod scan;
 

@@ -28,20 +28,30 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
     conn.scan = Default::default();
     let mut armed = false;
     loop {
-        if !conn.input.is_empty() {
-            let progress = parse::request(conn.input.as_slice(), &core.head_limits[conn.listener as usize], &mut conn.scan, &mut conn.head)
-                .map_err(Refusal::parse)?;
-            if progress == Progress::Complete {
-                break;
-            }
+        if conn.input.is_empty() {
+            fill(core, conn).await?;
         }
+        let progress = parse::request(
+            conn.input.as_slice(),
+            &core.head_limits[conn.listener as usize],
+            &mut conn.scan,
+            &mut conn.head,
+        )
+        .map_err(Refusal::parse)?;
+        if progress == Progress::Complete {
+            break;
+        }
+        // A head that comes whole, as nearly all do, needs no deadline.
         if !armed && !core.shared.plan.limits.header_timeout.is_zero() {
-            conn.stream.arm(core.shared.plan.limits.header_timeout, Expire::Read);
+            conn.stream
+                .arm(core.shared.plan.limits.header_timeout, Expire::Read);
             armed = true;
         }
         fill(core, conn).await?;
     }
-    conn.stream.disarm();
+    if armed {
+        conn.stream.disarm();
+    }
     record.parsed = true;
     record.started_ns = clock::monotonic_ns();
     facts(core, conn, record).map(|request| Parsed { request })
@@ -63,7 +73,9 @@ async fn fill(core: &Core, conn: &mut Conn) -> Result<(), Refusal> {
             Ok(())
         }
         _ if conn.input.is_empty() => Err(Refusal::ended()),
-        _ if conn.stream.expired() => Err(Refusal::timeout("the request's head did not come in time")),
+        _ if conn.stream.expired() => {
+            Err(Refusal::timeout("the request's head did not come in time"))
+        }
         _ => Err(Refusal::gone()),
     }
 }
@@ -75,9 +87,15 @@ fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refus
     let peer = conn.peer.ip();
     let trusted = |ip: IpAddr| listener.trusted_proxies.iter().any(|c| c.contains(ip));
     let trusted_peer = !listener.trusted_proxies.is_empty() && trusted(peer);
-    let forwarding = [Name::XForwardedFor, Name::XForwardedProto, Name::XForwardedHost, Name::Forwarded, Name::Via]
-        .into_iter()
-        .any(|name| head.has(name));
+    let forwarding = [
+        Name::XForwardedFor,
+        Name::XForwardedProto,
+        Name::XForwardedHost,
+        Name::Forwarded,
+        Name::Via,
+    ]
+    .into_iter()
+    .any(|name| head.has(name));
     let client = if trusted_peer {
         forwarded::client_address(peer, head.values(buf, Name::XForwardedFor), trusted)
     } else {
@@ -86,18 +104,24 @@ fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refus
     if forwarding && !trusted_peer && head.has(Name::XForwardedFor) {
         core.metrics().count(Metric::UntrustedForwarded);
         static SAID: crate::log::Once = crate::log::Once::new();
-        SAID.warn(|| "a peer that is not in trustedProxies sent X-Forwarded-For: it is not believed".into());
+        SAID.warn(|| {
+            "a peer that is not in trustedProxies sent X-Forwarded-For: it is not believed".into()
+        });
     }
     let vouched = trusted_peer
-        && forwarded::scheme(head.values(buf, Name::XForwardedProto), head.values(buf, Name::Forwarded))
-            == Some(forwarded::Scheme::Https);
+        && forwarded::scheme(
+            head.values(buf, Name::XForwardedProto),
+            head.values(buf, Name::Forwarded),
+        ) == Some(forwarded::Scheme::Https);
     let authority = head.authority_bytes(buf);
     let laptop = conn.loopback && !forwarding && is_loopback_host(authority);
     let rule = core
         .router
         .route(authority, head.path(buf), head.method_bytes(buf))
         .ok_or_else(Refusal::unrouted)?;
-    let kept = head.value(buf, Name::XRequestId).is_some_and(|v| !v.is_empty());
+    let kept = head
+        .value(buf, Name::XRequestId)
+        .is_some_and(|v| !v.is_empty());
     let made_request_id = (!kept).then(|| core.next_request_id());
     record.request_id = made_request_id;
     Ok(Request {
@@ -116,7 +140,9 @@ fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refus
 
 /// Is this Host a name of this machine alone: `localhost`, 127.0.0.0/8, `[::1]`?
 fn is_loopback_host(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
@@ -130,10 +156,24 @@ mod tests {
 
     #[test]
     fn loopback_hosts_are_those_of_this_machine() {
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.9.9.9:80", "[::1]:8080", "[::1]"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1",
+            "127.9.9.9:80",
+            "[::1]:8080",
+            "[::1]",
+        ] {
             assert!(is_loopback_host(host.as_bytes()), "{host}");
         }
-        for host in ["example.com", "localhost.example.com", "10.0.0.1", "[::2]", "", "127.0.0.1.example.com"] {
+        for host in [
+            "example.com",
+            "localhost.example.com",
+            "10.0.0.1",
+            "[::2]",
+            "",
+            "127.0.0.1.example.com",
+        ] {
             assert!(!is_loopback_host(host.as_bytes()), "{host}");
         }
     }

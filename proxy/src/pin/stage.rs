@@ -108,7 +108,7 @@ pub async fn pin(
     let quick = {
         let candidates = service.candidates.borrow();
         let view = view(core, &candidates, &pinned.tried);
-        policy.by_cookie(&cookie, &view, &mut service.state.borrow_mut())
+        policy.by_cookie(&cookie, &view, &service.state.borrow())
     };
     match quick {
         Some(verdict) => pinned.verdict = verdict,
@@ -162,7 +162,7 @@ fn view<'a>(core: &Core, candidates: &'a [Candidate], tried: &'a Tried) -> View<
         tried,
         now_ms: core.now_ms(),
         now_minute: core.wall_minute(),
-        random: core.random_u64(),
+        random: core.spread_u64(),
     }
 }
 
@@ -335,7 +335,9 @@ async fn clear(core: &'static Core, pinned: &mut Pinned) {
         None => return,
     };
     for key in keys {
-        let at = core.pin_look(pinned.at.service, key, policy.table_life()).await;
+        let at = core
+            .pin_look(pinned.at.service, key, policy.table_life())
+            .await;
         if at == Some(tag) {
             core.pin_remove(pinned.at.service, key).await;
         }

@@ -15,24 +15,42 @@ use crate::parse::Name;
 /// Reads the commands of a response, as far as the service may give them.
 pub fn read(core: &Core, conn: &Conn, input: &[u8], control: Control) -> Commands {
     let mut commands = Commands::default();
-    let Some(names) = core.sessions.names() else { return commands };
-    for line in conn.response.lines.iter().filter(|l| l.name == Name::Session) {
-        let Some(what) = line.name(input).get(names.prefix.len()..) else { continue };
+    let Some(names) = core.sessions.names() else {
+        return commands;
+    };
+    for line in conn
+        .response
+        .lines
+        .iter()
+        .filter(|l| l.name == Name::Session)
+    {
+        let Some(what) = line.name(input).get(names.prefix.len()..) else {
+            continue;
+        };
         let value = line.value(input);
         let Some(allowed) = one(what, value, control, &mut commands) else {
             core.metrics().count(Metric::SetsMalformed);
-            static SAID: crate::log::Limited = crate::log::Limited::new(std::time::Duration::from_secs(10));
+            static SAID: crate::log::Limited =
+                crate::log::Limited::new(std::time::Duration::from_secs(10));
             SAID.warn(|| {
-                format!("an upstream's {}{} could not be read", names.prefix, String::from_utf8_lossy(what))
+                format!(
+                    "an upstream's {}{} could not be read",
+                    names.prefix,
+                    String::from_utf8_lossy(what)
+                )
             });
             continue;
         };
         if !allowed {
             core.metrics().count(Metric::ControlDenied);
-            static SAID: crate::log::Limited = crate::log::Limited::new(std::time::Duration::from_secs(10));
+            static SAID: crate::log::Limited =
+                crate::log::Limited::new(std::time::Duration::from_secs(10));
             SAID.warn(|| {
                 let what = String::from_utf8_lossy(what).into_owned();
-                format!("an upstream sent {}{what}, which its service's control does not allow", names.prefix)
+                format!(
+                    "an upstream sent {}{what}, which its service's control does not allow",
+                    names.prefix
+                )
             });
         }
     }
@@ -59,7 +77,9 @@ fn one(what: &[u8], value: &[u8], control: Control, commands: &mut Commands) -> 
         may(control.set, &mut || commands.if_version = Some(version))
     } else if is("Authenticate") {
         let fields = Fields::parse(value).ok()?;
-        may(control.authenticate, &mut || commands.authenticate = Some(fields.clone()))
+        may(control.authenticate, &mut || {
+            commands.authenticate = Some(fields.clone())
+        })
     } else if is("Timeout") {
         let timeout = units::duration(std::str::from_utf8(value).ok()?)?;
         let ms = u64::try_from(timeout.as_millis()).ok()?;
@@ -89,7 +109,13 @@ fn flag(value: &[u8]) -> Option<()> {
 mod tests {
     use super::*;
 
-    const ALL: Control = Control { create: true, set: true, authenticate: true, rotate: true, destroy: true };
+    const ALL: Control = Control {
+        create: true,
+        set: true,
+        authenticate: true,
+        rotate: true,
+        destroy: true,
+    };
 
     fn read_one(what: &str, value: &str, control: Control) -> (Option<bool>, Commands) {
         let mut commands = Commands::default();
@@ -102,11 +128,22 @@ mod tests {
         assert!(read_one("create", "1", ALL).1.create);
         assert!(read_one("Set", r#"{"a":1,"b":null}"#, ALL).1.set.is_some());
         assert_eq!(read_one("If-Version", "17", ALL).1.if_version, Some(17));
-        assert!(read_one("Authenticate", r#"{"userId":"u1"}"#, ALL).1.authenticate.is_some());
+        assert!(
+            read_one("Authenticate", r#"{"userId":"u1"}"#, ALL)
+                .1
+                .authenticate
+                .is_some()
+        );
         assert_eq!(read_one("Timeout", "30m", ALL).1.timeout, Some(1_800_000));
         assert!(read_one("Rotate", "1", ALL).1.rotate);
-        assert_eq!(read_one("Destroy", "Others", ALL).1.destroy, Some(Destroy::Others));
-        assert_eq!(read_one("Nonsense", "x", ALL), (Some(true), Commands::default()));
+        assert_eq!(
+            read_one("Destroy", "Others", ALL).1.destroy,
+            Some(Destroy::Others)
+        );
+        assert_eq!(
+            read_one("Nonsense", "x", ALL),
+            (Some(true), Commands::default())
+        );
     }
 
     #[test]
@@ -121,17 +158,36 @@ mod tests {
             ("Rotate", "0"),
             ("Destroy", "everything"),
         ] {
-            assert_eq!(read_one(what, value, ALL), (None, Commands::default()), "{what}: {value}");
+            assert_eq!(
+                read_one(what, value, ALL),
+                (None, Commands::default()),
+                "{what}: {value}"
+            );
         }
     }
 
     #[test]
     fn control_takes_away_what_a_service_may_not() {
-        let none = Control { create: false, set: false, authenticate: false, rotate: false, destroy: false };
-        for (what, value) in
-            [("Create", "1"), ("Set", "{}"), ("Authenticate", "{}"), ("Rotate", "1"), ("Destroy", "1"), ("Timeout", "1s")]
-        {
-            assert_eq!(read_one(what, value, none), (Some(false), Commands::default()), "{what}");
+        let none = Control {
+            create: false,
+            set: false,
+            authenticate: false,
+            rotate: false,
+            destroy: false,
+        };
+        for (what, value) in [
+            ("Create", "1"),
+            ("Set", "{}"),
+            ("Authenticate", "{}"),
+            ("Rotate", "1"),
+            ("Destroy", "1"),
+            ("Timeout", "1s"),
+        ] {
+            assert_eq!(
+                read_one(what, value, none),
+                (Some(false), Commands::default()),
+                "{what}"
+            );
         }
     }
 }

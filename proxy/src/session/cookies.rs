@@ -96,8 +96,14 @@ mod tests {
 
     #[test]
     fn every_attribute_is_written() {
-        assert_eq!(text(|o| set(&cookie(), b"T", false, o)), "Set-Cookie: sid=T; Path=/; Secure; HttpOnly; SameSite=Lax\r\n");
-        assert_eq!(text(|o| set(&cookie(), b"T", true, o)), "Set-Cookie: sid=T; Path=/; HttpOnly; SameSite=Lax\r\n");
+        assert_eq!(
+            text(|o| set(&cookie(), b"T", false, o)),
+            "Set-Cookie: sid=T; Path=/; Secure; HttpOnly; SameSite=Lax\r\n"
+        );
+        assert_eq!(
+            text(|o| set(&cookie(), b"T", true, o)),
+            "Set-Cookie: sid=T; Path=/; HttpOnly; SameSite=Lax\r\n"
+        );
         let full = SessionCookie {
             domain: Some("example.com".into()),
             max_age: Some(60),
@@ -113,10 +119,22 @@ mod tests {
 
     #[test]
     fn ending_both_forms_takes_two_lines_where_there_is_a_domain() {
-        assert_eq!(text(|o| expire_both(&cookie(), false, o)).matches("Set-Cookie: sid=;").count(), 1);
-        let full = SessionCookie { domain: Some("example.com".into()), ..cookie() };
+        assert_eq!(
+            text(|o| expire_both(&cookie(), false, o))
+                .matches("Set-Cookie: sid=;")
+                .count(),
+            1
+        );
+        let full = SessionCookie {
+            domain: Some("example.com".into()),
+            ..cookie()
+        };
         let both = text(|o| expire_both(&full, false, o));
-        assert_eq!(both.matches("Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT").count(), 2);
+        assert_eq!(
+            both.matches("Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT")
+                .count(),
+            2
+        );
         assert_eq!(both.matches("Domain=").count(), 1);
     }
 }

@@ -16,13 +16,23 @@ use crate::parse::{Method, Name};
 pub fn carrier(identity: &Identity) -> Option<usize> {
     let able = |source: &Source| match source {
         Source::Cookie(_) => true,
-        Source::Header { generate_if_missing, .. } => *generate_if_missing,
+        Source::Header {
+            generate_if_missing,
+            ..
+        } => *generate_if_missing,
         Source::Query { .. } => false,
     };
-    identity.sources.iter().position(|s| able(&s.source)).or_else(|| {
-        let query_alone = identity.sources.iter().all(|s| matches!(s.source, Source::Query { .. }));
-        (query_alone && !identity.sources.is_empty()).then_some(0)
-    })
+    identity
+        .sources
+        .iter()
+        .position(|s| able(&s.source))
+        .or_else(|| {
+            let query_alone = identity
+                .sources
+                .iter()
+                .all(|s| matches!(s.source, Source::Query { .. }));
+            (query_alone && !identity.sources.is_empty()).then_some(0)
+        })
 }
 
 /// Would the client keep and return what we set with this response?
@@ -39,13 +49,19 @@ pub fn passing(source: &Source, conn: &Conn) -> bool {
     let buf = conn.input.as_slice();
     let head = &conn.head;
     let value = |name: Name| head.value(buf, name);
-    let preflight = head.method == Method::Options && value(Name::AccessControlRequestMethod).is_some();
-    let ahead = |v: Option<&[u8]>| v.is_some_and(|v| memchr::memmem::find(&v.to_ascii_lowercase(), b"pre").is_some());
+    let preflight =
+        head.method == Method::Options && value(Name::AccessControlRequestMethod).is_some();
+    let ahead = |v: Option<&[u8]>| {
+        v.is_some_and(|v| memchr::memmem::find(&v.to_ascii_lowercase(), b"pre").is_some())
+    };
     if preflight || ahead(value(Name::SecPurpose)) || ahead(value(Name::Purpose)) {
         return true;
     }
-    let Source::Cookie(cookie) = source else { return false };
-    let cross_site = value(Name::SecFetchSite).is_some_and(|v| v.eq_ignore_ascii_case(b"cross-site"));
+    let Source::Cookie(cookie) = source else {
+        return false;
+    };
+    let cross_site =
+        value(Name::SecFetchSite).is_some_and(|v| v.eq_ignore_ascii_case(b"cross-site"));
     if !cross_site {
         return false;
     }
@@ -54,7 +70,8 @@ pub fn passing(source: &Source, conn: &Conn) -> bool {
         SameSite::Strict => true,
         // Lax cookies come along with top-level navigations by a safe method (RFC 6265bis, 5.2).
         SameSite::Lax => {
-            let navigates = value(Name::SecFetchMode).is_some_and(|v| v.eq_ignore_ascii_case(b"navigate"));
+            let navigates =
+                value(Name::SecFetchMode).is_some_and(|v| v.eq_ignore_ascii_case(b"navigate"));
             !(navigates && matches!(head.method, Method::Get | Method::Head))
         }
     }
@@ -109,7 +126,10 @@ impl Limiter {
         match client.to_canonical() {
             IpAddr::V4(v4) => {
                 let shift = 32 - u32::from(self.prefix.0.min(32));
-                (false, u128::from(u32::from(v4).checked_shr(shift).unwrap_or(0)))
+                (
+                    false,
+                    u128::from(u32::from(v4).checked_shr(shift).unwrap_or(0)),
+                )
             }
             IpAddr::V6(v6) => {
                 let shift = 128 - u32::from(self.prefix.1.min(128));
@@ -127,12 +147,21 @@ mod tests {
 
     #[test]
     fn a_prefix_has_so_many_a_window() {
-        let limiter = Limiter::new(Rate { count: 3, per: Duration::from_secs(1) }, (24, 56));
+        let limiter = Limiter::new(
+            Rate {
+                count: 3,
+                per: Duration::from_secs(1),
+            },
+            (24, 56),
+        );
         let ip = |text: &str| text.parse().expect("an address");
         for last in 1..=3 {
             assert!(limiter.take(ip(&format!("10.0.0.{last}")), 1000));
         }
-        assert!(!limiter.take(ip("10.0.0.200"), 1999), "the whole /24 shares");
+        assert!(
+            !limiter.take(ip("10.0.0.200"), 1999),
+            "the whole /24 shares"
+        );
         assert!(limiter.take(ip("10.0.1.1"), 1999), "another /24 does not");
         assert!(limiter.take(ip("10.0.0.1"), 2000), "a new window");
         for _ in 0..3 {

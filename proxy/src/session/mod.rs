@@ -20,8 +20,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use holdfast_config::plan::{self, Source};
 use holdfast_runtime::mesh::Calls;
 use holdfast_store::id::{NodeTag, Sid, shard_of};
-use holdfast_store::session::{Applied, Apply, Commands, Dead, Destroy, Fresh, Policy, Refused, Target};
-use holdfast_store::shard::{Answer, Ask, Attached as Judged, AttachAnswer, Home, Shard, SlotRef, Totals};
+use holdfast_store::session::{
+    Applied, Apply, Commands, Dead, Destroy, Fresh, Policy, Refused, Target,
+};
+use holdfast_store::shard::{
+    Answer, Ask, AttachAnswer, Attached as Judged, Home, Shard, SlotRef, Totals,
+};
 use holdfast_store::token::{Kind, Token, TokenError, TokenText};
 use smallvec::SmallVec;
 
@@ -135,7 +139,9 @@ impl Attached {
 
     /// Writes the session headers of the request that goes upstream.
     pub fn write_request_lines(&self, core: &Core, out: &mut holdfast_runtime::buffers::Buffer) {
-        let Some(names) = &core.sessions.names else { return };
+        let Some(names) = &core.sessions.names else {
+            return;
+        };
         if self.standing == Standing::Refused && self.live.is_none() {
             out.put(&names.refused);
             return;
@@ -164,16 +170,30 @@ impl Sessions {
         let policy = match &plan {
             Some(session) => Policy::from_plan(session, shared.cores, keys.seeds),
             // Table pins live in the shard also where there are no sessions.
-            None => Policy { seeds: keys.seeds, ..Policy::default() },
+            None => Policy {
+                seeds: keys.seeds,
+                ..Policy::default()
+            },
         };
-        let home = Home { shard: index, shards: shared.cores };
+        let home = Home {
+            shard: index,
+            shards: shared.cores,
+        };
         let totals = Box::new(SharedTotals(shared.clone()));
         Self {
-            shard: RefCell::new(Shard::new(Arc::new(policy), home, NodeTag::new(keys.node), totals)),
+            shard: RefCell::new(Shard::new(
+                Arc::new(policy),
+                home,
+                NodeTag::new(keys.node),
+                totals,
+            )),
             calls: Calls::new(),
             cores: shared.cores,
             home: index,
-            names: plan.as_ref().and_then(|s| s.forward.as_ref()).map(HeaderNames::new),
+            names: plan
+                .as_ref()
+                .and_then(|s| s.forward.as_ref())
+                .map(HeaderNames::new),
             limiter: keys.limiter.clone(),
             plan,
             sweeping: Cell::new(false),
@@ -208,7 +228,8 @@ impl Sessions {
             return Some(self.answer(core, ask));
         }
         let (call, answer) = self.calls.open();
-        core.mesh.send(owner, crate::message::Message::Ask { call, ask });
+        core.mesh
+            .send(owner, crate::message::Message::Ask { call, ask });
         Some(answer.await)
     }
 
@@ -221,7 +242,10 @@ impl Sessions {
     pub fn turn(&self, core: &Core, now_ms: u64) {
         let mut shard = self.shard.borrow_mut();
         let (interval, batch) = match &self.plan {
-            Some(plan) => (plan.cleanup.interval.as_millis() as u64, plan.cleanup.batch_size.max(1)),
+            Some(plan) => (
+                plan.cleanup.interval.as_millis() as u64,
+                plan.cleanup.batch_size.max(1),
+            ),
             None => (60_000, 1000),
         };
         if now_ms >= self.next_sweep_ms.get() && !self.sweeping.replace(true) {
@@ -257,15 +281,29 @@ pub async fn attach(
     identified: Identified,
     record: &mut Record,
 ) -> Result<Attached, Refusal> {
-    let Identified { request, carried, pins } = identified;
-    let mut attached =
-        Attached { request, pins, standing: Standing::None, live: None, dead: SmallVec::new(), doubled: None };
+    let Identified {
+        request,
+        carried,
+        pins,
+    } = identified;
+    let mut attached = Attached {
+        request,
+        pins,
+        standing: Standing::None,
+        live: None,
+        dead: SmallVec::new(),
+        doubled: None,
+    };
     if core.sessions.plan.is_none() {
         return Ok(attached);
     }
     for carried in &carried {
         // A valid token of a better source was found: the others are not looked at.
-        if attached.live.as_ref().is_some_and(|l| l.source != usize::from(carried.source)) {
+        if attached
+            .live
+            .as_ref()
+            .is_some_and(|l| l.source != usize::from(carried.source))
+        {
             break;
         }
         judge(core, carried, &mut attached).await;
@@ -323,7 +361,13 @@ async fn judge(core: &'static Core, carried: &Carried, attached: &mut Attached) 
     };
     let owner = core.sessions.owner(&presented.sid);
     let (judged, json) = if owner == core.sessions.home {
-        (core.sessions.shard.borrow_mut().attach(&presented, core.wall_ms()), None)
+        (
+            core.sessions
+                .shard
+                .borrow_mut()
+                .attach(&presented, core.wall_ms()),
+            None,
+        )
     } else {
         metrics.count(Metric::CrossedCores);
         match core.sessions.ask(core, owner, Ask::Attach(presented)).await {
@@ -348,7 +392,10 @@ async fn judge(core: &'static Core, carried: &Carried, attached: &mut Attached) 
                 fresh: None,
                 conflict: valid.conflict,
                 issued: presented.issued,
-                target: Target::Session { sid: valid.sid, digest: Some(valid.digest) },
+                target: Target::Session {
+                    sid: valid.sid,
+                    digest: Some(valid.digest),
+                },
                 data: json.map_or(Data::Here(valid.slot), Data::Sent),
             });
         }
@@ -383,21 +430,31 @@ fn died(source: u8, attached: &mut Attached) {
 
 /// The trigger `firstRequest`.
 fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
-    let Some(plan) = core.sessions.plan() else { return };
+    let Some(plan) = core.sessions.plan() else {
+        return;
+    };
     if !plan.creation.first_request {
         return;
     }
-    let Some(source) = create::carrier(&core.identity) else { return };
+    let Some(source) = create::carrier(&core.identity) else {
+        return;
+    };
     let carrier = &core.identity.sources[source].source;
     if !create::deliverable(carrier, &attached.request) || create::passing(carrier, conn) {
         return core.metrics().count(Metric::CreatesUndeliverable);
     }
     let client = attached.request.client;
-    if core.sessions.limiter.as_ref().is_some_and(|l| !l.take(client, core.wall_ms())) {
+    if core
+        .sessions
+        .limiter
+        .as_ref()
+        .is_some_and(|l| !l.take(client, core.wall_ms()))
+    {
         return core.metrics().count(Metric::CreatesLimited);
     }
     let now = core.wall_ms();
-    let created = core.with_entropy(|entropy| core.sessions.shard.borrow_mut().create(now, entropy));
+    let created =
+        core.with_entropy(|entropy| core.sessions.shard.borrow_mut().create(now, entropy));
     let Some(created) = created else {
         return core.metrics().count(Metric::CreatesRejected);
     };
@@ -405,7 +462,11 @@ fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
         Some(slot) => Data::Here(slot),
         None => {
             let mut json = Vec::new();
-            core.sessions.shard.borrow().policy().write_defaults(created.token.issued, &mut json);
+            core.sessions
+                .shard
+                .borrow()
+                .policy()
+                .write_defaults(created.token.issued, &mut json);
             Data::Sent(json)
         }
     };
@@ -423,9 +484,17 @@ fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
 
 /// A navigation with a query token and no valid cookie, where there is a cookie source: the query
 /// token is retired and the browser sent to the same address without it, with a cookie.
-async fn clean_address(core: &'static Core, conn: &Conn, attached: &mut Attached) -> Option<Refusal> {
+async fn clean_address(
+    core: &'static Core,
+    conn: &Conn,
+    attached: &mut Attached,
+) -> Option<Refusal> {
     let live = attached.live.as_ref()?;
-    if !matches!(core.identity.sources[live.source].source, Source::Query { .. }) || !create::navigation(conn) {
+    if !matches!(
+        core.identity.sources[live.source].source,
+        Source::Query { .. }
+    ) || !create::navigation(conn)
+    {
         return None;
     }
     let cookie = core.identity.sources.iter().find_map(|s| match &s.source {
@@ -435,12 +504,24 @@ async fn clean_address(core: &'static Core, conn: &Conn, attached: &mut Attached
     if cookie.secure && !attached.request.secure && !attached.request.laptop {
         return None;
     }
-    let apply = Apply { target: live.target, commands: Commands { rotate: true, ..Commands::default() } };
+    let apply = Apply {
+        target: live.target,
+        commands: Commands {
+            rotate: true,
+            ..Commands::default()
+        },
+    };
     let owner = core.sessions.owner(&live.sid);
-    let Some(Answer::Apply(applied)) = core.sessions.ask(core, owner, Ask::Apply(Box::new(apply))).await else {
+    let Some(Answer::Apply(applied)) = core
+        .sessions
+        .ask(core, owner, Ask::Apply(Box::new(apply)))
+        .await
+    else {
         return None;
     };
-    let token = applied.token?.encode(Kind::CookieOrHeader, &core.identity.keys);
+    let token = applied
+        .token?
+        .encode(Kind::CookieOrHeader, &core.identity.keys);
     let mut lines = Vec::new();
     lines.put(b"Location: ");
     let path = attached.request.path(conn);
@@ -454,7 +535,12 @@ async fn clean_address(core: &'static Core, conn: &Conn, attached: &mut Attached
         lines.put(query);
     }
     lines.put(b"\r\n");
-    cookies::set(cookie, token.as_bytes(), attached.request.laptop, &mut lines);
+    cookies::set(
+        cookie,
+        token.as_bytes(),
+        attached.request.laptop,
+        &mut lines,
+    );
     Some(Refusal::see_other(lines.into_boxed_slice()))
 }
 
@@ -493,7 +579,10 @@ pub async fn conclude(
         }
     }
     let cleared = conn.response.has(Name::AffinityClear)
-        && conn.response.value(answered.exchange.input.as_slice(), Name::AffinityClear) == Some(b"1");
+        && conn
+            .response
+            .value(answered.exchange.input.as_slice(), Name::AffinityClear)
+            == Some(b"1");
     let lines = &mut conclusion.lines;
     conclusion.pin_cookie = stage::conclude(core, &mut answered.pinned, cleared, lines).await;
     Ok(conclusion)
@@ -512,7 +601,11 @@ async fn session(
     } else {
         let applied = carry_out(core, attached, commands.clone()).await;
         count(core, &applied);
-        let source = attached.live.as_ref().map(|l| l.source).or_else(|| create::carrier(&core.identity));
+        let source = attached
+            .live
+            .as_ref()
+            .map(|l| l.source)
+            .or_else(|| create::carrier(&core.identity));
         // A first token that the shard had nothing to add to still goes out.
         let token = applied.token.or_else(|| {
             let live = attached.live.as_ref()?;
@@ -557,25 +650,34 @@ fn born(fresh: Fresh, source: usize, version: u64) -> Live {
 
 /// Carries commands out at the owner, and in the other shards what concerns them.
 async fn carry_out(core: &'static Core, attached: &Attached, mut commands: Commands) -> Applied {
-    let Some(plan) = core.sessions.plan() else { return Applied::default() };
+    let Some(plan) = core.sessions.plan() else {
+        return Applied::default();
+    };
     let target = attached.live.as_ref().map_or(Target::None, |l| l.target);
     if matches!(target, Target::None) {
         // Where a plain first request makes a session, an explicit act may too.
         let creation = &plan.creation;
         commands.create &= creation.explicit_create || creation.first_request;
-        if !(creation.authentication || creation.first_request) && commands.authenticate.take().is_some() {
+        if !(creation.authentication || creation.first_request)
+            && commands.authenticate.take().is_some()
+        {
             core.metrics().count(Metric::ControlDenied);
         }
-        let deliverable = create::carrier(&core.identity)
-            .is_some_and(|s| create::deliverable(&core.identity.sources[s].source, &attached.request));
+        let deliverable = create::carrier(&core.identity).is_some_and(|s| {
+            create::deliverable(&core.identity.sources[s].source, &attached.request)
+        });
         if !deliverable && (commands.create || commands.authenticate.is_some()) {
             core.metrics().count(Metric::CreatesUndeliverable);
             (commands.create, commands.authenticate) = (false, None);
         }
     }
-    let owner = attached.live.as_ref().map_or(core.index, |l| core.sessions.owner(&l.sid));
+    let owner = attached
+        .live
+        .as_ref()
+        .map_or(core.index, |l| core.sessions.owner(&l.sid));
     let apply = Box::new(Apply { target, commands });
-    let Some(Answer::Apply(applied)) = core.sessions.ask(core, owner, Ask::Apply(apply)).await else {
+    let Some(Answer::Apply(applied)) = core.sessions.ask(core, owner, Ask::Apply(apply)).await
+    else {
         return Applied::default();
     };
     if let Some(elsewhere) = &applied.elsewhere {
@@ -598,13 +700,18 @@ fn count(core: &Core, applied: &Applied) {
     }
     if applied.too_large {
         metrics.count(Metric::SetsTooLarge);
-        static SAID: crate::log::Limited = crate::log::Limited::new(std::time::Duration::from_secs(10));
+        static SAID: crate::log::Limited =
+            crate::log::Limited::new(std::time::Duration::from_secs(10));
         SAID.warn(|| "a write of session data over data.maxSize was refused".into());
     }
     if applied.dropped > 0 {
         metrics.add(Metric::SetsDropped, u64::from(applied.dropped));
-        static SAID: crate::log::Limited = crate::log::Limited::new(std::time::Duration::from_secs(10));
-        SAID.warn(|| "a write of session data named a field that is not in data.fields: it was dropped".into());
+        static SAID: crate::log::Limited =
+            crate::log::Limited::new(std::time::Duration::from_secs(10));
+        SAID.warn(|| {
+            "a write of session data named a field that is not in data.fields: it was dropped"
+                .into()
+        });
     }
     if applied.full {
         metrics.count(Metric::CreatesRejected);
@@ -612,15 +719,26 @@ fn count(core: &Core, applied: &Applied) {
 }
 
 /// A response without commands: a new token goes out, a `maxAge` cookie is renewed where it is time.
-async fn unasked(core: &'static Core, conn: &Conn, attached: &Attached, conclusion: &mut Conclusion) -> bool {
-    let Some(live) = &attached.live else { return false };
+async fn unasked(
+    core: &'static Core,
+    conn: &Conn,
+    attached: &Attached,
+    conclusion: &mut Conclusion,
+) -> bool {
+    let Some(live) = &attached.live else {
+        return false;
+    };
     if let Some(fresh) = &live.fresh {
         // Born here, so it is this shard's to know whether it was destroyed meanwhile.
         let shard = core.sessions.shard.borrow();
-        let gone = shard.is_tombstoned(&fresh.sid) || (!fresh.unconfirmed && !shard.holds(&fresh.sid, None));
+        let gone = shard.is_tombstoned(&fresh.sid)
+            || (!fresh.unconfirmed && !shard.holds(&fresh.sid, None));
         return !gone && say(core, &attached.request, live.source, fresh, conclusion);
     }
-    let (Some(plan), Source::Cookie(cookie)) = (core.sessions.plan(), &core.identity.sources[live.source].source) else {
+    let (Some(plan), Source::Cookie(cookie)) = (
+        core.sessions.plan(),
+        &core.identity.sources[live.source].source,
+    ) else {
         return false;
     };
     let age = (core.wall_ms() / 1000).saturating_sub(u64::from(live.issued));
@@ -631,27 +749,60 @@ async fn unasked(core: &'static Core, conn: &Conn, attached: &Attached, conclusi
 }
 
 /// Sets the presented token again, with a new time of issue, if its secret is still the current one.
-async fn renew(core: &'static Core, conn: &Conn, attached: &Attached, live: &Live, conclusion: &mut Conclusion) -> bool {
-    let Source::Cookie(cookie) = &core.identity.sources[live.source].source else { return false };
-    if !create::deliverable(&core.identity.sources[live.source].source, &attached.request) {
+async fn renew(
+    core: &'static Core,
+    conn: &Conn,
+    attached: &Attached,
+    live: &Live,
+    conclusion: &mut Conclusion,
+) -> bool {
+    let Source::Cookie(cookie) = &core.identity.sources[live.source].source else {
+        return false;
+    };
+    if !create::deliverable(
+        &core.identity.sources[live.source].source,
+        &attached.request,
+    ) {
         return false;
     }
-    let Target::Session { sid, digest: Some(digest) } = live.target else { return false };
+    let Target::Session {
+        sid,
+        digest: Some(digest),
+    } = live.target
+    else {
+        return false;
+    };
     let owner = core.sessions.owner(&sid);
-    let held = core.sessions.ask(core, owner, Ask::Holds { sid, digest }).await;
+    let held = core
+        .sessions
+        .ask(core, owner, Ask::Holds { sid, digest })
+        .await;
     if !matches!(held, Some(Answer::Holds(true))) {
         return false;
     }
     let buf = conn.input.as_slice();
-    let values = conn.head.values(buf, Name::Cookie).flat_map(crate::parse::cookies::pairs);
+    let values = conn
+        .head
+        .values(buf, Name::Cookie)
+        .flat_map(crate::parse::cookies::pairs);
     for pair in values.filter(|p| p.name == cookie.name.as_bytes()) {
         if let Ok((token, _)) = Token::decode(pair.value, &core.identity.keys)
             && token.sid == sid
             && token.secret.digest() == digest
         {
             let issued = u32::try_from(core.wall_ms() / 1000).unwrap_or(u32::MAX);
-            let text = Token { issued, unconfirmed: false, ..token }.encode(&core.identity.keys);
-            cookies::set(cookie, text.as_bytes(), attached.request.laptop, &mut conclusion.lines);
+            let text = Token {
+                issued,
+                unconfirmed: false,
+                ..token
+            }
+            .encode(&core.identity.keys);
+            cookies::set(
+                cookie,
+                text.as_bytes(),
+                attached.request.laptop,
+                &mut conclusion.lines,
+            );
             conclusion.session_cookie = true;
             return true;
         }
@@ -660,7 +811,13 @@ async fn renew(core: &'static Core, conn: &Conn, attached: &Attached, live: &Liv
 }
 
 /// Sends a token to the client through a source. False where it can't be delivered.
-fn say(core: &Core, request: &Request, source: usize, fresh: &Fresh, conclusion: &mut Conclusion) -> bool {
+fn say(
+    core: &Core,
+    request: &Request,
+    source: usize,
+    fresh: &Fresh,
+    conclusion: &mut Conclusion,
+) -> bool {
     let source = &core.identity.sources[source].source;
     if !create::deliverable(source, request) {
         return false;
@@ -668,7 +825,12 @@ fn say(core: &Core, request: &Request, source: usize, fresh: &Fresh, conclusion:
     match source {
         Source::Cookie(cookie) => {
             let text = fresh.encode(Kind::CookieOrHeader, &core.identity.keys);
-            cookies::set(cookie, text.as_bytes(), request.laptop, &mut conclusion.lines);
+            cookies::set(
+                cookie,
+                text.as_bytes(),
+                request.laptop,
+                &mut conclusion.lines,
+            );
             conclusion.session_cookie = true;
         }
         Source::Header { name, .. } => {
@@ -676,7 +838,9 @@ fn say(core: &Core, request: &Request, source: usize, fresh: &Fresh, conclusion:
             conclusion.header = Some((name.clone(), text));
         }
         Source::Query { .. } => {
-            let Some(names) = &core.sessions.names else { return false };
+            let Some(names) = &core.sessions.names else {
+                return false;
+            };
             let text = fresh.encode(Kind::Query, &core.identity.keys);
             conclusion.header = Some((names.id_name.clone(), text));
         }
@@ -692,15 +856,30 @@ fn expire_carried(core: &Core, attached: &Attached, conclusion: &mut Conclusion)
         Some(live) => expire(core, attached, live.source, false, conclusion),
         None => {
             let cookie = |s: &crate::identify::SourcePlan| matches!(s.source, Source::Cookie(_));
-            for source in core.identity.sources.iter().enumerate().filter(|(_, s)| cookie(s)).map(|(i, _)| i) {
+            for source in core
+                .identity
+                .sources
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| cookie(s))
+                .map(|(i, _)| i)
+            {
                 expire(core, attached, source, false, conclusion);
             }
         }
     }
 }
 
-fn expire(core: &Core, attached: &Attached, source: usize, both: bool, conclusion: &mut Conclusion) {
-    let Source::Cookie(cookie) = &core.identity.sources[source].source else { return };
+fn expire(
+    core: &Core,
+    attached: &Attached,
+    source: usize,
+    both: bool,
+    conclusion: &mut Conclusion,
+) {
+    let Source::Cookie(cookie) = &core.identity.sources[source].source else {
+        return;
+    };
     let laptop = attached.request.laptop;
     if both {
         cookies::expire_both(cookie, laptop, &mut conclusion.lines);

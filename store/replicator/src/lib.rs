@@ -13,11 +13,17 @@ use holdfast_runtime::replication_core::{self, Spec};
 /// # Errors
 /// glommio could not be started: the text says what to change.
 pub fn start<M: Send + 'static>(cpu: Option<usize>, port: Port<M>) -> Result<(), String> {
-    replication_core::spawn(Spec { name: "replication".into(), cpu }, move || async move {
-        let port = port.local();
-        // Nobody writes to it yet; what came would have no meaning.
-        port.pump(|_, _| ()).await;
-    })
+    replication_core::spawn(
+        Spec {
+            name: "replication".into(),
+            cpu,
+        },
+        move || async move {
+            let port = port.local();
+            // Nobody writes to it yet; what came would have no meaning.
+            port.pump(|_, _| ()).await;
+        },
+    )
     .map(drop)
     .map_err(|error| error.to_string())
 }
