@@ -85,6 +85,9 @@ fn off_cpu(line: &str) -> Option<(String, u64)> {
     Some((frames.join(";"), ((wait + delay) * 1e3).round() as u64))
 }
 
+/// Heading of the table of functions' own samples.
+const OWN: &str = "of its own";
+
 /// The share of user and kernel, and the functions that matter most.
 pub fn summary(folded: &BTreeMap<String, u64>) -> String {
     let mut own: BTreeMap<&str, u64> = BTreeMap::new();
@@ -109,12 +112,14 @@ pub fn summary(folded: &BTreeMap<String, u64>) -> String {
         percent(total - kernel),
         percent(kernel)
     );
-    for (title, table) in [("of its own", own), ("with what it calls", all)] {
+    for (title, table) in [(OWN, own), ("with what it calls, under 60 %", all)] {
         for (place, in_kernel) in [("user", false), ("kernel", true)] {
             out.push_str(&format!("\n{place}, {title}:\n"));
             let mut rows: Vec<_> = table
                 .iter()
                 .filter(|(name, _)| name.ends_with("_[k]") == in_kernel)
+                // What nearly every stack begins with says nothing.
+                .filter(|(_, count)| title == OWN || percent(**count) < 60.0)
                 .collect();
             rows.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
             for (name, count) in rows.iter().take(30) {
@@ -351,7 +356,8 @@ nginx  900  100.27:     250000 cpu-clock:
             "{text}"
         );
         assert!(text.contains("  66.67 %  alloc<T>\n"), "{text}");
-        assert!(text.contains(" 100.00 %  main\n"), "{text}");
+        assert!(text.contains("  33.33 %  monoio::driver::park\n"), "{text}");
+        assert!(!text.contains(" 100.00 %  main\n"), "{text}");
     }
 
     #[test]
