@@ -227,7 +227,7 @@ fn plain_text_that_is_no_pin() {
 fn times() {
     let minutes = |n: u64| Duration::from_secs(n * 60);
     // issued and last use in minutes before now (negative: ahead), bounds, what comes of it
-    let cases: [(i64, i64, Duration, Duration, Result<bool, Miss>); 20] = [
+    let cases = [
         (0, 0, HOUR, NEVER, Ok(false)),
         (5, 5, HOUR, NEVER, Ok(false)),
         (6, 6, HOUR, NEVER, Ok(true)),

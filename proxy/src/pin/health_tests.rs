@@ -31,13 +31,11 @@ fn health(judge: &Judge, upstream: usize) -> HealthState {
     judge.state(upstream).unwrap().1
 }
 
+/// Whose, from, to, why.
+type Change = (usize, UpstreamState, UpstreamState, Reason);
+
 /// Takes all outputs: the probes and the changes.
-fn drain(
-    judge: &mut Judge,
-) -> (
-    Vec<(usize, ProbeId)>,
-    Vec<(usize, UpstreamState, UpstreamState, Reason)>,
-) {
+fn drain(judge: &mut Judge) -> (Vec<(usize, ProbeId)>, Vec<Change>) {
     let (mut probes, mut changes) = (Vec::new(), Vec::new());
     while let Some(output) = judge.poll_output() {
         match output {

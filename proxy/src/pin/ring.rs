@@ -166,11 +166,10 @@ mod tests {
 
     const KEYS: u64 = 20_000;
 
+    type Finder = Box<dyn Fn(u64, &dyn Fn(usize) -> bool) -> usize>;
+
     /// Both hashes behind one face: who gets `key` when only `usable` may.
-    fn finders(
-        ids: &[String],
-        weights: &[u32],
-    ) -> Vec<Box<dyn Fn(u64, &dyn Fn(usize) -> bool) -> usize>> {
+    fn finders(ids: &[String], weights: &[u32]) -> Vec<Finder> {
         let ring = Ring::new(&members(ids, weights), 150);
         let rendezvous = Rendezvous::new(ids.iter().map(String::as_str));
         let weights = weights.to_vec();
