@@ -297,7 +297,7 @@ impl Core {
         )
     }
 
-    /// Makes a table pin where there is none (or one to `replaces`); what it holds then.
+    /// Makes a table pin where there is none (or one to `replaces`); what it holds then, and whether this made it.
     pub async fn pin_claim(
         &self,
         service: u32,
@@ -305,7 +305,7 @@ impl Core {
         tag: UpstreamTag,
         replaces: Option<UpstreamTag>,
         life: Duration,
-    ) -> Option<UpstreamTag> {
+    ) -> Option<(UpstreamTag, bool)> {
         let (owner, key, duration) = self.pin_of(service, key, life);
         let upstream = UpstreamHash(tag.0);
         let ask = match replaces {
@@ -321,7 +321,10 @@ impl Core {
                 duration,
             },
         };
-        pinned(self.sessions.ask(self, owner, ask).await)
+        match self.sessions.ask(self, owner, ask).await {
+            Some(Answer::Pin(pin)) => pin.map(|p| (UpstreamTag(p.upstream.0), p.new)),
+            _ => None,
+        }
     }
 
     /// Takes a table pin away.

@@ -220,7 +220,7 @@ async fn decide(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
                 let pin = core
                     .pin_claim(service.index, key, tag, replaces, policy.table_life())
                     .await;
-                decider.answer(pin);
+                decider.answer_claim(pin.map(|(tag, _)| tag), pin.is_some_and(|(_, made)| made));
             }
             Step::Hold { upstream, time } => {
                 hold(core, service, &mut pinned.tried, upstream, time).await;
