@@ -235,7 +235,7 @@ impl Gateway {
 
     #[track_caller]
     fn await_ready(mut self) -> Result<Self, Said> {
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("its state") {
                 let text = eventually("the pipe's end", || Some(self.stderr.text()));
