@@ -29,6 +29,13 @@ pub(super) fn websocket(gateway: &View<'_>, report: &mut Report) -> WebSocket {
         let what = "transparent recovery is best effort: what the lost connection had taken and the client had not read is lost; `mode: negotiated` loses nothing";
         recovery.warn(report, what);
     }
+    let sticky = affinity.at("stickyReconnect");
+    if affinity.on() && !sticky.bool() {
+        sticky.warn(
+            report,
+            "not built yet: choosing anew for a socket that is opened again; its pin is used",
+        );
+    }
     WebSocket {
         enabled: sessions.on(),
         allowed_origins: view
@@ -46,7 +53,7 @@ pub(super) fn websocket(gateway: &View<'_>, report: &mut Report) -> WebSocket {
             max_total_bytes: recovery.at("maxTotalBytes").size(),
             negotiated: recovery.at("mode").text().as_deref() == Some("negotiated"),
         }),
-        fresh_on_reconnect: affinity.on() && !affinity.at("stickyReconnect").bool(),
+        fresh_on_reconnect: affinity.on() && !sticky.bool(),
         failover: (affinity.on() && failover.on()).then(|| failover.at("transferSession").bool()),
     }
 }
