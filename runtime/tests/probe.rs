@@ -72,6 +72,73 @@ fn epoll_by_request() {
     assert_eq!(report.driver(), Driver::Legacy);
 }
 
+/// Denies io_uring_setup to this thread and those that it starts, as container profiles do.
+fn deny_io_uring(errno: i32) {
+    const fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter {
+            code: code as u16,
+            jt,
+            jf,
+            k,
+        }
+    }
+    let mut steps = [
+        // The system call's number is the first field of what a filter sees.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            libc::SYS_io_uring_setup as u32,
+        ),
+        step(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | errno as u32,
+        ),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the program and its steps outlive the calls, which copy them.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program),
+            0
+        );
+    }
+}
+
+#[test]
+fn a_seccomp_profile_that_denies_it_is_named_and_epoll_serves() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let (report, got) = std::thread::spawn(move || {
+            deny_io_uring(errno);
+            let report = probe::run(&Wanted::default());
+            let core = data_core::spawn(spec("core", report.driver()), || async {
+                monoio::time::sleep(std::time::Duration::from_millis(1)).await;
+            })
+            .unwrap();
+            let got = core.got().clone();
+            core.join().unwrap();
+            (report, got)
+        })
+        .join()
+        .unwrap();
+        assert!(report.ring.is_none() && report.glommio.is_err());
+        assert_eq!((got.driver, got.warnings), (Driver::Legacy, vec![]));
+        let told = report.warnings.join("; ");
+        assert!(
+            told.contains("seccomp") && told.contains("running on epoll instead"),
+            "{told}"
+        );
+    }
+}
+
 /// Prints what the probe finds, and starts a core on it.
 #[test]
 #[ignore = "started by the tests below, in a process of its own"]
