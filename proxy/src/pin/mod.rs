@@ -15,7 +15,7 @@
 //! **Deliberately not here**: clocks, random numbers, sockets, the pin table's memory (`holdfast-store`), and
 //! the parsing of `Cookie` lines. Times and randomness are arguments.
 //!
-//! **Tested** by tables beside each file, by properties, and by `tests/sim_pin.rs`: seeded clients over
+//! **Tested** by tables beside each file, by properties, and by `tests/sim_pin`: seeded clients over
 //! changing upstreams against a shadow model.
 
 pub mod choose;

@@ -16,7 +16,6 @@ mod plan;
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,49 +24,18 @@ use UpstreamState::{Down, Drain, Maint, Ready};
 use holdfast::pin::choose::{Candidate, Tried};
 use holdfast::pin::ids::UpstreamTag;
 use holdfast::pin::policy::{
-    Action, CookieAction, CookiePin, CoreState, Decider, Facts, Keys, Outcome, RulePolicy, Step,
-    Verdict, View,
+    Action, CookieAction, CookiePin, CoreState, Decider, Keys, Outcome, RulePolicy, Step, Verdict,
+    View,
 };
 use holdfast::pin::state::{UpstreamState, Usable};
 use holdfast::pin::table::TableKey;
 use holdfast_config::plan::{Affinity, Balancing, PinEncoding};
-use plan::{Kind, Rng, Server, affinity, policy, service};
+use plan::{Client, Kind, Rng, Server, affinity, policy, service};
 
 const STEPS: u32 = 1500;
 const CLIENTS: usize = 40;
 const KEY: [u8; 32] = [3; 32];
 const DURATION_MIN: u32 = 60;
-
-struct Client {
-    number: u8,
-    /// His header's value: one visible character.
-    cart: u8,
-    kind: Kind,
-    cookie: Option<(String, Vec<u8>)>,
-    cookie_used: u32,
-    /// The shadow model: the upstream's id, and when its table pin was last used.
-    belongs: Option<String>,
-    last_use: u32,
-}
-
-impl Facts for Client {
-    fn client(&self) -> IpAddr {
-        match self.kind {
-            Kind::Source | Kind::Both => [10, 1, 0, self.number].into(),
-            // All others are behind one address.
-            _ => [192, 0, 2, 1].into(),
-        }
-    }
-    fn peer(&self) -> IpAddr {
-        self.client()
-    }
-    fn sid(&self) -> Option<[u8; 16]> {
-        (self.kind == Kind::Session).then_some([self.number; 16])
-    }
-    fn header(&self, name: &str) -> Option<&[u8]> {
-        (self.kind == Kind::Header && name == "x-cart").then_some(std::slice::from_ref(&self.cart))
-    }
-}
 
 struct World {
     rng: Rng,

@@ -1,8 +1,9 @@
 //! What a run is made of: its random numbers, its kinds of client, its configuration.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use holdfast::pin::policy::RulePolicy;
+use holdfast::pin::policy::{Facts, RulePolicy};
 use holdfast::pin::state::UpstreamState;
 use holdfast_config::plan::{
     Affinity, AffinityMethod, Algorithm, Balancing, Connections, Control, OnUnavailable, PinCookie,
@@ -42,6 +43,37 @@ pub enum Kind {
     Session,
     /// Cookie, then source address.
     Both,
+}
+
+pub struct Client {
+    pub number: u8,
+    /// His header's value: one visible character.
+    pub cart: u8,
+    pub kind: Kind,
+    pub cookie: Option<(String, Vec<u8>)>,
+    pub cookie_used: u32,
+    /// The shadow model: the upstream's id, and when its table pin was last used.
+    pub belongs: Option<String>,
+    pub last_use: u32,
+}
+
+impl Facts for Client {
+    fn client(&self) -> IpAddr {
+        match self.kind {
+            Kind::Source | Kind::Both => [10, 1, 0, self.number].into(),
+            // All others are behind one address.
+            _ => [192, 0, 2, 1].into(),
+        }
+    }
+    fn peer(&self) -> IpAddr {
+        self.client()
+    }
+    fn sid(&self) -> Option<[u8; 16]> {
+        (self.kind == Kind::Session).then_some([self.number; 16])
+    }
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        (self.kind == Kind::Header && name == "x-cart").then_some(std::slice::from_ref(&self.cart))
+    }
 }
 
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! The steps of one decision.
 //!
 //! A [`Decider`] belongs to one request and one core; see the folder's page for the rules that it keeps.
-//! Tested by the tables beside it and by `tests/sim_pin.rs`.
+//! Tested by the tables beside it and by `tests/sim_pin`.
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@
 //! serves its pinned clients. The same inputs give the same outputs.
 //!
 //! **Not here**: the table itself (asked by [`Step`]), waiting, and the writing of headers.
-//! **Tested** by tables beside this file and by `tests/sim_pin.rs`.
+//! **Tested** by tables beside this file and by `tests/sim_pin`.
 
 mod cookie;
 mod decide;
