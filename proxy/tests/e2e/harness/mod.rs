@@ -77,7 +77,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the full sizes of the issue are wanted (`HOLDFAST_E2E_FULL=1`), rather than what a debug build does in seconds.
+/// Whether full sizes are wanted (`HOLDFAST_E2E_FULL=1`), rather than what a debug build does in seconds.
 pub fn full() -> bool {
     std::env::var_os("HOLDFAST_E2E_FULL").is_some_and(|v| v != "0" && !v.is_empty())
 }
