@@ -151,7 +151,7 @@ fn attach_all(all: &mut [Shard], now: u64, entropy: &mut Seeded) {
         ("random order", &tokens[..]),
         ("one thousand, warm", &tokens[..1000.min(tokens.len())]),
     ] {
-        let rounds = 1_000_000 / tokens.len().max(1);
+        let rounds = (1_000_000 / tokens.len().max(1)).max(1);
         let start = Instant::now();
         for _ in 0..rounds {
             for (shard, token) in tokens {
