@@ -392,7 +392,9 @@ impl Core {
             && record.status > 0
         {
             let took = clock::monotonic_ns().saturating_sub(record.started_ns) / 1000;
-            self.metrics().routes[rule as usize].finished(record.status, took);
+            let route = &self.metrics().routes[rule as usize];
+            route.finished(record.status, took);
+            route.pinned(record.pin);
         }
         if let Some(log) = &self.log {
             log.line(self, conn, record);

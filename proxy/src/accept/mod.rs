@@ -216,7 +216,8 @@ async fn run(core: &'static Core, mut conn: Conn) {
             Wait::End => break,
         }
         conn.requests = conn.requests.saturating_add(1);
-        match serve(core, &mut conn).await {
+        // Boxed, so that a connection that waits holds no room for a request's work.
+        match Box::pin(serve(core, &mut conn)).await {
             Next::Keep if core.draining.get() && conn.input.is_empty() => break,
             Next::Keep => {}
             Next::Close => break,

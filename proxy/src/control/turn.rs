@@ -209,7 +209,10 @@ impl Loop {
             Message::Events(events) => self.journal.extend(events),
             Message::Ready => {
                 if self.watch.ready(from) {
-                    say::info(format!("all {} data cores listen: ready", self.shared.cores));
+                    say::info(format!(
+                        "all {} data cores listen: ready",
+                        self.shared.cores
+                    ));
                 }
             }
             Message::Drained => {

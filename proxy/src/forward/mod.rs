@@ -133,7 +133,7 @@ pub async fn forward(
         core.metrics().count(Metric::Retries);
         stale = 0;
         let (status, reason) = status(&failure);
-        stage::another(core, conn, &mut pinned)
+        stage::another(core, conn, &mut pinned, record)
             .await
             .map_err(|_| Refusal::upstream(status, reason))?;
     }

@@ -114,23 +114,34 @@ pub async fn pin(
         Some(verdict) => pinned.verdict = verdict,
         None => decide(core, conn, &mut pinned).await,
     }
-    let outcome = outcome(&pinned.verdict.outcome);
-    record.pin = outcome;
-    core.metrics().routes[rule].pinned(outcome);
-    settle(core, &mut pinned).await?;
+    settle(core, &mut pinned, record).await?;
     Ok(pinned)
 }
 
 /// The upstream could not be reached: the next one, by the same rules.
-pub async fn another(core: &'static Core, conn: &Conn, pinned: &mut Pinned) -> Result<(), Refusal> {
+pub async fn another(
+    core: &'static Core,
+    conn: &Conn,
+    pinned: &mut Pinned,
+    record: &mut Record,
+) -> Result<(), Refusal> {
     pinned.active = None;
     pinned.tried.add(pinned.at.upstream as usize);
     decide(core, conn, pinned).await;
-    settle(core, pinned).await
+    settle(core, pinned, record).await
 }
 
 /// Follows the verdict: a place at the upstream, or the answer that there is none.
-async fn settle(core: &'static Core, pinned: &mut Pinned) -> Result<(), Refusal> {
+async fn settle(
+    core: &'static Core,
+    pinned: &mut Pinned,
+    record: &mut Record,
+) -> Result<(), Refusal> {
+    record.pin = outcome(&pinned.verdict.outcome);
+    if pinned.verdict.upstream().is_none() {
+        // No response of an upstream's will tell of a pin that broke.
+        events(core, pinned);
+    }
     let upstream = match pinned.verdict.action {
         Action::Use(upstream) => upstream,
         Action::Reject(status) => {
@@ -282,6 +293,7 @@ fn outcome(outcome: &Outcome) -> PinOutcome {
 /// What the response tells the client of its pin: whole Set-Cookie lines. True if there is one.
 pub async fn conclude(
     core: &'static Core,
+    conn: &Conn,
     pinned: &mut Pinned,
     cleared: bool,
     lines: &mut Vec<u8>,
@@ -289,7 +301,7 @@ pub async fn conclude(
     let rule = pinned.attached.request.rule;
     let policy = &core.policies[rule];
     if cleared {
-        clear(core, pinned).await;
+        clear(core, conn, pinned).await;
     }
     events(core, pinned);
     let Some(cookie) = policy.cookie() else {
@@ -324,7 +336,7 @@ pub async fn conclude(
     lines.len() > before
 }
 
-async fn clear(core: &'static Core, pinned: &mut Pinned) {
+async fn clear(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
     let policy = &core.policies[pinned.attached.request.rule];
     pinned.verdict.clear(&pinned.cookie);
     let Some(tag) = policy.ids().tag(pinned.at.upstream as usize) else {
@@ -332,7 +344,11 @@ async fn clear(core: &'static Core, pinned: &mut Pinned) {
     };
     let keys: smallvec::SmallVec<[TableKey; 2]> = match &pinned.decider {
         Some(decider) => decider.keys().tables().map(|(_, key)| key).collect(),
-        None => return,
+        None => {
+            let attached = &pinned.attached;
+            let keys = policy.keys(&Seen { conn, attached });
+            keys.tables().map(|(_, key)| key).collect()
+        }
     };
     for key in keys {
         let at = core

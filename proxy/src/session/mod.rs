@@ -584,7 +584,7 @@ pub async fn conclude(
             .value(answered.exchange.input.as_slice(), Name::AffinityClear)
             == Some(b"1");
     let lines = &mut conclusion.lines;
-    conclusion.pin_cookie = stage::conclude(core, &mut answered.pinned, cleared, lines).await;
+    conclusion.pin_cookie = stage::conclude(core, conn, &mut answered.pinned, cleared, lines).await;
     Ok(conclusion)
 }
 
