@@ -1,7 +1,7 @@
 //! The load generator.
 //!
 //! **Owns** the phases of a run (warm-up, window, end) and its threads; each thread owns its
-//! connections, its part of the virtual clients and its counts ([`worker`]). The main thread only
+//! connections, its part of the virtual clients and its counts. The main thread only
 //! sleeps, reads counters and samples the watched processes at both ends of the window, so that
 //! CPU and requests are counted over the same time.
 //!
