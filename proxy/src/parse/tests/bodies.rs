@@ -65,6 +65,7 @@ fn refused() {
             400,
             "header line without a colon",
         ),
+        ("0\r\n:A: b\r\n\r\n", 400, "empty header name"),
         ("0\r\n A: b\r\n\r\n", 400, "folded header line"),
         (
             "0\r\nA : b\r\n\r\n",

@@ -289,6 +289,25 @@ fn limits() {
     assert_eq!(end(&over).status, 431);
 }
 
+/// A start line that is too long is that, whatever else is wrong with it and however it came.
+#[test]
+fn a_long_start_line_in_any_steps() {
+    let limits = HeadLimits {
+        uri_bytes: 50,
+        ..Default::default()
+    };
+    let long = "\u{eb}".repeat(60);
+    for end in ["", "\n", "\0", "\r", " / HTTP/1.1\r\n"] {
+        let input = format!("\r\n{long}{end}").into_bytes();
+        for split in 0..=input.len() {
+            let (mut scan, mut head) = (HeadScan::new(), RequestHead::default());
+            let read = request(&input[..split], &limits, &mut scan, &mut head)
+                .and_then(|_| request(&input, &limits, &mut scan, &mut head));
+            assert_eq!(read.unwrap_err().status, 414, "{end:?} at {split}");
+        }
+    }
+}
+
 fn accept(input: &str) -> (RequestHead, Vec<u8>) {
     let mut head = RequestHead::default();
     let read = request(
