@@ -30,7 +30,9 @@ fn fate(core: &Core, request: &Request, line: &Line, buf: &[u8], upgrade: bool) 
         _ if line.hop_by_hop() => Fate::Drop,
         // Said anew: what we read, not what was written.
         Name::ContentLength | Name::XForwardedFor => Fate::Drop,
-        Name::XForwardedProto | Name::XForwardedHost | Name::Forwarded if !request.trusted_peer => {
+        Name::XForwardedProto | Name::XForwardedHost | Name::XForwarded | Name::Forwarded
+            if !request.trusted_peer =>
+        {
             Fate::Drop
         }
         // One without a value is as good as none.

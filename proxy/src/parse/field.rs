@@ -204,10 +204,10 @@ pub(super) fn connection(buf: &[u8], lines: &mut [Line], seen: Seen) -> Result<O
         return Ok(options);
     }
     let mut count = 0;
-    for i in 0..lines.len() {
-        let Some(line) = lines.get(i).filter(|l| l.name == Name::Connection) else {
-            continue;
-        };
+    let mut at = 0;
+    while let Some(next) = lines.get(at..).and_then(next_connection) {
+        let Some(line) = lines.get(at + next) else { break };
+        at += next + 1;
         let value = line.value(buf);
         // What nearly every client sends.
         if value.eq_ignore_ascii_case(b"keep-alive") {
@@ -229,6 +229,10 @@ pub(super) fn connection(buf: &[u8], lines: &mut [Line], seen: Seen) -> Result<O
         }
     }
     Ok(options)
+}
+
+fn next_connection(lines: &[Line]) -> Option<usize> {
+    lines.iter().position(|l| l.name == Name::Connection)
 }
 
 fn nominate(buf: &[u8], lines: &mut [Line], option: &[u8]) {

@@ -54,6 +54,8 @@ pub enum Name {
     AffinityClear,
     /// Begins with the configured prefix, `X-Session-` by default; `_` counts as `-`.
     Session,
+    /// Any other `X-Forwarded-*`, such as `X-Forwarded-Port`: from an untrusted peer, not forwarded.
+    XForwarded,
     /// Differs from a name of ours only by `_` for `-`, as in `X_Forwarded_For`: many servers would
     /// take one for the other. Never forwarded. (Twins of framing names are refused outright.)
     Shadow,
@@ -65,8 +67,7 @@ pub enum Name {
 }
 
 impl Name {
-    /// The canonical spelling; empty for [`Name::Session`], [`Name::Shadow`], [`Name::Common`] and
-    /// [`Name::Other`].
+    /// The canonical spelling; empty for those from [`Name::Session`] on, which have none.
     pub fn as_str(self) -> &'static str {
         if self.is_ours() {
             NAMES[self as usize]
@@ -130,10 +131,7 @@ impl NameRules {
 
     /// Does a session header's name begin here?
     fn session(&self, name: &[u8]) -> bool {
-        let prefix = &self.session_prefix;
-        !prefix.is_empty()
-            && name.len() >= prefix.len()
-            && prefix.iter().zip(name).all(|(p, n)| *p == fold(*n))
+        !self.session_prefix.is_empty() && starts_with(name, &self.session_prefix)
     }
 
     /// Classifies a name. It must hold no control bytes; it is checked to be a token.
@@ -162,10 +160,11 @@ impl NameRules {
         if self.session(name) {
             return Ok(Name::Session);
         }
-        if underscore {
-            shadow(name)
-        } else {
-            Ok(Name::Other)
+        match starts_with(name, X_FORWARDED) {
+            true if underscore => Ok(Name::Shadow),
+            true => Ok(Name::XForwarded),
+            false if underscore => shadow(name),
+            false => Ok(Name::Other),
         }
     }
 }
@@ -203,6 +202,13 @@ fn shadow(name: &[u8]) -> Result<Name, Refusal> {
         Some(Name::Common) | None => Ok(Name::Other),
         Some(_) => Ok(Name::Shadow),
     }
+}
+
+const X_FORWARDED: &[u8] = b"x-forwarded-";
+
+/// Does `name` begin with `prefix`, which is lower case, where `_` counts as `-`?
+fn starts_with(name: &[u8], prefix: &[u8]) -> bool {
+    name.len() >= prefix.len() && prefix.iter().zip(name).all(|(p, n)| *p == fold(*n))
 }
 
 const fn fold(b: u8) -> u8 {
@@ -430,6 +436,10 @@ mod tests {
         assert_eq!(of("X_Forwarded_For"), Ok(Name::Shadow));
         assert_eq!(of("x_forwarded-proto"), Ok(Name::Shadow));
         assert_eq!(of("Sec_Fetch_Site"), Ok(Name::Shadow));
+        assert_eq!(of("x_forwarded_port"), Ok(Name::Shadow));
+        assert_eq!(of("X-Forwarded_Port"), Ok(Name::Shadow));
+        assert_eq!(of("X-Forwarded-Port"), Ok(Name::XForwarded));
+        assert_eq!(of("X-Forwarded"), Ok(Name::Other));
         assert_eq!(of("my_header"), Ok(Name::Other));
         assert_eq!(of("accept_encoding"), Ok(Name::Other));
         assert_eq!(of("X_Session_ID"), Ok(Name::Session));

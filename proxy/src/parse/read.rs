@@ -91,6 +91,7 @@ fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refus
         Name::XForwardedFor,
         Name::XForwardedProto,
         Name::XForwardedHost,
+        Name::XForwarded,
         Name::Forwarded,
         Name::Via,
     ]

@@ -50,7 +50,8 @@ pub struct ResponseHead {
     /// The body. [`Framing::None`] where the status or the request's method allows none, whatever
     /// the framing lines say; those then describe the body that is not there.
     pub framing: Framing,
-    /// `Content-Length`, also where there is no body: to be written again for HEAD and 304.
+    /// `Content-Length`, also where there is no body: to be written again for HEAD and 304. `None` in
+    /// 1xx and 204, which must not have it.
     pub content_length: Option<u64>,
     /// The upstream connection may be used again once the body has ended.
     pub keep_alive: bool,
@@ -134,14 +135,14 @@ impl ResponseHead {
             return Err(Refusal::bad("101 without an upgrade asked for"));
         }
         let said = field::framing(buf, &self.lines, self.seen, self.version)?;
-        if let Some(Framing::Length(n)) = said {
-            self.content_length = Some(n);
-        }
         let bodiless = self.status < 200 || self.status == 204;
         // RFC 9110, section 8.6, and RFC 9112, section 6.1, forbid both; a length of 0 is common,
         // and true.
         if bodiless && !matches!(said, None | Some(Framing::Length(0))) {
             return Err(Refusal::bad("body in a response that has none"));
+        }
+        if let (Some(Framing::Length(n)), false) = (said, bodiless) {
+            self.content_length = Some(n);
         }
         let none = bodiless || self.status == 304 || asked.method == Method::Head;
         self.framing = match said {

@@ -214,7 +214,7 @@ fn framing_by_status_method_and_lines() {
             get,
             Framing::None,
             true,
-            Some(0),
+            None,
         ),
         (
             "HTTP/1.1 100 Continue\r\n\r\n",
