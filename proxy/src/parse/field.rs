@@ -55,7 +55,7 @@ impl Line {
 
     /// Reads `buf[start..end]`, a line with its CRLF and without other control bytes, whose first
     /// colon is at `colon` (past the buffer: none).
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(
         buf: &[u8],
         start: usize,
@@ -206,7 +206,9 @@ pub(super) fn connection(buf: &[u8], lines: &mut [Line], seen: Seen) -> Result<O
     let mut count = 0;
     let mut at = 0;
     while let Some(next) = lines.get(at..).and_then(next_connection) {
-        let Some(line) = lines.get(at + next) else { break };
+        let Some(line) = lines.get(at + next) else {
+            break;
+        };
         at += next + 1;
         let value = line.value(buf);
         // What nearly every client sends.

@@ -147,6 +147,7 @@ impl NameRules {
         }
     }
 
+    #[inline(never)]
     fn unknown(&self, name: &[u8]) -> Result<Name, Refusal> {
         let mut token = true;
         let mut underscore = false;
@@ -252,7 +253,7 @@ const fn words(name: &[u8]) -> (u64, u64) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn lookup(name: &[u8]) -> Option<Name> {
     let bounds = BY_LENGTH.get(name.len())?;
     let (head, tail) = words(name);
