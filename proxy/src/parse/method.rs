@@ -17,9 +17,9 @@ pub enum Method {
     Delete,
     Options,
     Patch,
-    /// Read, and refused by [`super::request`].
+    /// Read, and refused by [`super::request()`].
     Connect,
-    /// Read, and refused by [`super::request`].
+    /// Read, and refused by [`super::request()`].
     Trace,
     /// Any other token; the head says where its bytes are.
     Extension,
