@@ -81,7 +81,7 @@ Two upstreams, red and blue, are behind http://{address}. Try:
   curl -c jar -b jar 'http://{address}/login?user=ada'      # it logs you in: the cookie's secret changes
   curl -c jar -b jar 'http://{address}/cart?item=lantern'   # it keeps data in your session
 
-What the gateway knows: curl http://127.0.0.1:9901/api/sessions and /metrics. Ctrl-C ends it.
+What the gateway knows: http://127.0.0.1:9901/api/sessions and /metrics. Ctrl-C ends it.
 "
     )
 }

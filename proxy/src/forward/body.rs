@@ -377,17 +377,18 @@ async fn spliced(
             slot.arm(gap(core), Expire::Read);
         }
         core.metrics().add(Metric::BytesFromClients, moved);
-        if !rate.progress(core, moved) {
+        if !rate.progress(core, moved) && !slow {
             slow = true;
+            // The transfer then ends by itself, as it does when the deadline passes.
+            let _ = client.shutdown(std::net::Shutdown::Read);
         }
     })
     .await;
     let expired = slot.expired();
     slot.disarm();
     match moved {
-        Ok(_) if slow => Err(BodyError::TooSlow),
         Ok(moved) => Ok(moved),
-        Err(e) if e.side == splice::Side::Read => Err(if expired {
+        Err(e) if e.side == splice::Side::Read => Err(if expired || slow {
             BodyError::TooSlow
         } else {
             BodyError::ClientGone

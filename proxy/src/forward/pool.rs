@@ -100,8 +100,14 @@ impl Pool {
     }
 }
 
+/// Idle time after which a connection is looked at before it is used, whatever the request. Under load
+/// the newest are taken again long before, and a look (one syscall) costs nothing where there is none.
+const LOOK_AFTER_MS: u64 = 20;
+
 /// Takes a kept connection, or makes one. `fresh` asks for a new one; `careful` looks whether a kept
-/// one was closed before it is used (one syscall: for requests that could not be tried again).
+/// one was closed, or was sent what nobody asked for, before it is used (one syscall: for requests
+/// that could not be tried again). One that has idled for [`LOOK_AFTER_MS`] is looked at anyway: a
+/// response that nobody asked for must not become the answer to the next request.
 pub async fn checkout(
     core: &Core,
     at: UpstreamRef,
@@ -117,7 +123,8 @@ pub async fn checkout(
         }
     };
     while let Some(idle) = kept() {
-        if careful && idle.stream.peek_stale() {
+        let idled = core.now_ms().saturating_sub(idle.since_ms) >= LOOK_AFTER_MS;
+        if (careful || idled) && idle.stream.peek_stale() {
             core.metrics().count(Metric::UpstreamStale);
             continue;
         }

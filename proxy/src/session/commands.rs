@@ -73,8 +73,11 @@ fn one(what: &[u8], value: &[u8], control: Control, commands: &mut Commands) -> 
         let fields = Fields::parse(value).ok()?;
         may(control.set, &mut || commands.set = Some(fields.clone()))
     } else if is("If-Version") {
-        let version = std::str::from_utf8(value).ok()?.parse().ok()?;
-        may(control.set, &mut || commands.if_version = Some(version))
+        let version = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+        // What can't be read is no session's version: the write that it guards must not happen.
+        let wanted = version.unwrap_or(u64::MAX);
+        let allowed = may(control.set, &mut || commands.if_version = Some(wanted));
+        version.and(allowed)
     } else if is("Authenticate") {
         let fields = Fields::parse(value).ok()?;
         may(control.authenticate, &mut || {
@@ -152,7 +155,6 @@ mod tests {
             ("Create", "yes"),
             ("Set", "[1]"),
             ("Set", "{"),
-            ("If-Version", "-1"),
             ("Authenticate", ""),
             ("Timeout", "soon"),
             ("Rotate", "0"),
@@ -164,6 +166,12 @@ mod tests {
                 "{what}: {value}"
             );
         }
+    }
+
+    #[test]
+    fn a_version_that_cannot_be_read_matches_none() {
+        let (outcome, commands) = read_one("If-Version", "-1", ALL);
+        assert_eq!((outcome, commands.if_version), (None, Some(u64::MAX)));
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn a_client_of_a_dead_upstream_is_bound_anew() {
         (shown(&gateway, "u1") == "ready").then_some(())
     });
     expect_home(&mut clients, 2);
-    assert!(gateway.metric("affinity_misses_total", &["unavailable"]) >= 1.0);
+    gateway.expect_at_least("affinity_misses_total", &["unavailable"], 1.0);
 }
 
 #[test]

@@ -15,21 +15,33 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
 
 /// Lines of a pipe, as they come.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
+pub struct Lines(
+    Arc<(Mutex<Vec<String>>, Condvar)>,
+    Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+);
 
 impl Lines {
     /// Follows a pipe from a thread of its own.
     pub fn follow(pipe: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let copy = lines.clone();
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             for line in BufReader::new(pipe).split(b'\n') {
                 let Ok(line) = line else { return };
                 lock(&copy.0.0).push(String::from_utf8_lossy(&line).into_owned());
                 copy.0.1.notify_all();
             }
         });
+        *lock(&lines.1) = Some(thread);
         lines
+    }
+
+    /// All lines of a process that has ended.
+    fn finished(&self) -> String {
+        if let Some(thread) = lock(&self.1).take() {
+            drop(thread.join());
+        }
+        self.text()
     }
 
     /// All lines so far.
@@ -238,11 +250,10 @@ impl Gateway {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("its state") {
-                let text = eventually("the pipe's end", || Some(self.stderr.text()));
                 return Err(Said {
                     code: status.code().unwrap_or(-1),
-                    stdout: self.stdout.text(),
-                    stderr: text,
+                    stdout: self.stdout.finished(),
+                    stderr: self.stderr.finished(),
                 });
             }
             let lines = self.stderr.all();
@@ -324,6 +335,39 @@ impl Gateway {
             "no gateway_{name} with {labels:?} in\n{text}"
         );
         values.iter().sum()
+    }
+
+    /// How many sessions there are, as the shards themselves say (the gauge of `/metrics` may be a second old).
+    #[track_caller]
+    pub fn records(&self) -> usize {
+        let (mut count, mut query) = (0, "?limit=500".to_owned());
+        loop {
+            let page = self
+                .api("GET", &format!("/api/sessions{query}"))
+                .expect(200)
+                .json();
+            count += page["sessions"].as_array().map_or(0, Vec::len);
+            match page["next"].as_str() {
+                Some(next) => query = format!("?limit=500&cursor={next}"),
+                None => return count,
+            }
+        }
+    }
+
+    /// Waits until a series, which the cores bring up to date about once a second, has reached a value.
+    #[track_caller]
+    pub fn expect_metric(&self, name: &str, labels: &[&str], value: f64) {
+        let what = format!("gateway_{name} with {labels:?} is {value}");
+        eventually(&what, || {
+            ((self.metric(name, labels) - value).abs() < 0.1).then_some(())
+        });
+    }
+
+    /// Waits until a series has reached at least a value.
+    #[track_caller]
+    pub fn expect_at_least(&self, name: &str, labels: &[&str], value: f64) {
+        let what = format!("gateway_{name} with {labels:?} is at least {value}");
+        eventually(&what, || (self.metric(name, labels) >= value).then_some(()));
     }
 
     /// Sets an upstream of the service `app` to a state, and waits until that is shown.

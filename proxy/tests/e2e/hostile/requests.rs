@@ -125,8 +125,8 @@ const TABLE: &[(&str, &[u8], Fate)] = &[
     ("a fragment in the target", b"GET /P#frag HTTP/1.1\r\nHost: x\r\n\r\n", Refused),
     ("a version of three digits", b"GET /P HTTP/1.10\r\nHost: x\r\n\r\n", Refused),
     ("a later minor version", b"GET /P HTTP/1.2\r\nHost: x\r\n\r\n", RefusedOrOnce),
-    ("another major version", b"GET /P HTTP/3.0\r\nHost: x\r\n\r\n", Status(505)),
-    ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Status(505)),
+    ("another major version", b"GET /P HTTP/3.0\r\nHost: x\r\n\r\n", Refused),
+    ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refused),
     ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", Refused),
     ("an empty line first", b"\r\nGET /P HTTP/1.1\r\nHost: x\r\n\r\n", RefusedOrOnce),
     ("a line of LF first", b"\nGET /P HTTP/1.1\r\nHost: x\r\n\r\n", RefusedOrOnce),
@@ -136,7 +136,7 @@ const TABLE: &[(&str, &[u8], Fate)] = &[
     ("a negative chunk size", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nab\r\n0\r\n\r\n", Refused),
     ("a chunk size with 0x", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nab\r\n0\r\n\r\n", Refused),
     ("a chunk size over 64 bits", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000002\r\nab\r\n0\r\n\r\n", Refused),
-    ("a chunk size that wraps", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nab\r\n0\r\n\r\n", Refused),
+    ("a chunk size that is never reached", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nab\r\n0\r\n\r\n", Status(408)),
     ("a chunk size of many zeros", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0000000000000000000000000000000000000002\r\nab\r\n0\r\n\r\n", RefusedOrOnce),
     ("a chunk size of letters", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\ng\r\nab\r\n0\r\n\r\n", Refused),
     ("a blank before a chunk size", b"POST /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n 2\r\nab\r\n0\r\n\r\n", Refused),
@@ -159,7 +159,7 @@ const TABLE: &[(&str, &[u8], Fate)] = &[
     // One reading, and what follows stands by itself.
     ("a body on a GET", b"GET /P HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab", Once("ab")),
     ("chunked on a GET", b"GET /P HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", Once("ab")),
-    ("a body that looks like a request", b"POST /P HTTP/1.1\r\nHost: x\r\nContent-Length: 25\r\n\r\nGET /evil HTTP/1.1\r\nA: b\r\n", Once("GET /evil HTTP/1.1\r\nA: b\r\n")),
+    ("a body that looks like a request", b"POST /P HTTP/1.1\r\nHost: x\r\nContent-Length: 26\r\n\r\nGET /evil HTTP/1.1\r\nA: b\r\n", Once("GET /evil HTTP/1.1\r\nA: b\r\n")),
     ("blanks around a length", b"POST /P HTTP/1.1\r\nHost: x\r\nContent-Length: \t 2 \t \r\n\r\nab", Once("ab")),
     ("framing with an underscore", b"POST /P HTTP/1.1\r\nHost: x\r\nContent_Length: 9\r\nTransfer_Encoding: chunked\r\nContent-Length: 2\r\n\r\nab", RefusedOrOnce),
     ("an upgrade to h2c", b"GET /P HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n", Once("")),
@@ -223,7 +223,7 @@ fn every_entry_of_the_table_is_refused_or_read_once() {
             Refused => got == [400],
             Status(status) => got == [*status],
             Once(_) => got == [200, 200],
-            RefusedOrOnce => got == [400] || got == [200, 200] || got == [505],
+            RefusedOrOnce => got == [400] || got == [200, 200],
         };
         if !sound {
             wrong.push(format!("{name}: {fate:?}, got {got:?}"));
@@ -250,10 +250,10 @@ fn every_entry_of_the_table_is_refused_or_read_once() {
                 smuggled.len()
             ));
         }
-        if let (Once(body), Some(first)) = (fate, own.first()) {
-            if first.body != body.as_bytes() {
-                wrong.push(format!("{name}: body {:?}", latin1(&first.body)));
-            }
+        if let (Once(body), Some(first)) = (fate, own.first())
+            && first.body != body.as_bytes()
+        {
+            wrong.push(format!("{name}: body {:?}", latin1(&first.body)));
         }
     }
     let known = |target: &str| target.starts_with("/entry-") || target.starts_with("/smuggled-");
@@ -353,6 +353,7 @@ fn random_bytes_and_mutated_requests_never_kill_the_gateway() {
     for round in 0..1500 {
         let mut bytes = base.to_vec();
         for _ in 0..=random(3) {
+            bytes.extend_from_slice(b"\n");
             let at = random(bytes.len());
             match random(4) {
                 0 => bytes[at] = u8::try_from(random(256)).unwrap_or_default(),

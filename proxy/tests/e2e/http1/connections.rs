@@ -250,7 +250,7 @@ fn connections_beyond_the_limit_are_closed_and_counted() {
         "{}",
         String::from_utf8_lossy(&said)
     );
-    assert!(gateway.metric("connections_refused_total", &[]) >= 1.0);
+    gateway.expect_at_least("connections_refused_total", &[], 1.0);
     drop(kept);
     eventually("there is room again", || {
         let mut connection = gateway.connect();

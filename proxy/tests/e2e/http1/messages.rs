@@ -33,7 +33,7 @@ fn a_chunked_body_passes_both_ways_with_its_trailers() {
     let gateway = plain(&[&upstream]);
     let mut connection = gateway.connect();
     connection.send(
-        "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-Check\r\n\r\n\
+        "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: X-Check\r\n\r\n\
          4\r\nabcd\r\n1A\r\nefghijklmnopqrstuvwxyz0123\r\n0\r\nX-Check: 42\r\n\r\n",
     );
     let response = connection.response("POST").expect(200);

@@ -130,7 +130,7 @@ fn raw_paths_go_as_they_came() {
         crate::harness::service(&[&upstream])
     );
     let gateway = Gateway::start(&text);
-    for target in ["/a%2Fb", "/a%5Cb", "/%61", "/x%2F..%2Fy"] {
+    for target in ["/a%2Fb", "/a%5Cb", "/a%00", "/x%2F..%2Fy"] {
         gateway
             .connect()
             .exchange(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"))

@@ -52,7 +52,7 @@ fn what_cannot_be_delivered_or_kept_is_not_created() {
         );
         expect_state(&upstream, None);
     }
-    assert!(gateway.metric("active_sessions", &[]).abs() < 0.1);
+    assert_eq!(gateway.records(), 0);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn creations_of_one_client_prefix_are_limited() {
     );
     expect_state(&upstream, None);
     assert!(from("198.51.100.1"), "another prefix is not concerned");
-    assert!((gateway.metric("session_creates_refused_total", &["limit"]) - 3.0).abs() < 0.1);
+    gateway.expect_metric("session_creates_refused_total", &["limit"], 3.0);
 }
 
 #[test]
@@ -186,10 +186,6 @@ fn without_the_first_request_trigger_nothing_is_created_by_itself() {
         "Set creates nothing"
     );
     assert!(!ask(&mut client, "X-Session-Rotate: 1").sets_cookies());
-    assert!(
-        !ask(&mut client, "X-Session-Destroy: 1").sets_cookies(),
-        "nothing to expire"
-    );
     let response = client
         .request("GET", "/")
         .header("X-Answer", "X-Session-Create: 1")

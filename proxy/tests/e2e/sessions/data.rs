@@ -17,7 +17,7 @@ fn only_the_fields_of_the_list_are_stored() {
         data(&upstream),
         serde_json::json!({"cartId": "c1", "exempt": 1})
     );
-    assert!(gateway.metric("session_writes_refused_total", &["field"]) >= 2.0);
+    gateway.expect_at_least("session_writes_refused_total", &["field"], 2.0);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_write_past_the_size_is_refused_whole() {
         kept.get("b").is_none() && kept.get("small").is_none(),
         "{kept}"
     );
-    assert!(gateway.metric("session_writes_refused_total", &["size"]) >= 1.0);
+    gateway.expect_at_least("session_writes_refused_total", &["size"], 1.0);
     ask(
         &mut client,
         &format!(
@@ -81,7 +81,7 @@ fn data_over_the_header_bound_is_left_out_and_said_so() {
         ),
         (Some(id.as_str()), false, Some("size"))
     );
-    assert!(gateway.metric("session_data_omitted_total", &[]) >= 1.0);
+    gateway.expect_at_least("session_data_omitted_total", &[], 1.0);
     ask(&mut client, "X-Session-Set: {\"a\":\"short\"}");
     client.get("/").expect(200);
     assert_eq!(
@@ -99,7 +99,10 @@ fn the_data_header_is_ascii_whatever_was_stored() {
     let gateway = with_session(&upstream, COOKIE);
     let (mut client, _) = signed_in(&gateway, &upstream);
     let value = "é \u{4e2d} \u{1f600} \" \\ \u{7f} \n \t /";
-    let json = serde_json::json!({ "v": value }).to_string();
+    // DEL must be escaped on the way: a raw one is refused as a control byte.
+    let json = serde_json::json!({ "v": value })
+        .to_string()
+        .replace('\u{7f}', "\\u007f");
     let wire: String = json.bytes().map(char::from).collect();
     ask(&mut client, &format!("X-Session-Set: {wire}"));
     client.get("/").expect(200);
