@@ -334,7 +334,8 @@ impl Shown {
         Self {
             sid: view.record.sid.to_string(),
             created: time(view.created),
-            last_access: time(view.last_access),
+            // Kept in quarters of a second, rounded down.
+            last_access: time(view.last_access.max(view.created)),
             expires: view.expires.map(time),
             request_count: view.requests,
             version: view.version,
