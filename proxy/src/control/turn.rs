@@ -208,12 +208,7 @@ impl Loop {
             },
             Message::Events(events) => self.journal.extend(events),
             Message::Ready => {
-                if self.watch.ready(from) {
-                    say::info(format!(
-                        "all {} data cores listen: ready",
-                        self.shared.cores
-                    ));
-                }
+                self.watch.ready(from);
             }
             Message::Drained => {
                 self.watch.drained(from);
@@ -259,6 +254,8 @@ impl Loop {
         });
         if !self.announced && self.watch.all_ready() && self.names.settled() {
             self.announced = true;
+            // The line that scripts wait for.
+            say::info("ready");
             notify::notify("READY=1");
         }
         if self

@@ -45,14 +45,12 @@ impl Watch {
         Self(vec![Core::default(); cores])
     }
 
-    /// A core listens. `true`: now all of them do, for the first time.
-    pub fn ready(&mut self, core: usize) -> bool {
-        let before = self.all_ready();
+    /// A core listens.
+    pub fn ready(&mut self, core: usize) {
         if let Some(core) = self.0.get_mut(core) {
             core.ready = true;
             core.still = 0;
         }
-        !before && self.all_ready()
     }
 
     /// A core has nothing left to do.
@@ -120,9 +118,10 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(tick(&mut watch, [0, 0]), [], "not ready is not stalled");
         }
-        assert!(!watch.ready(0));
-        assert!(watch.ready(1));
-        assert!(!watch.ready(1), "told once");
+        watch.ready(0);
+        assert!(!watch.all_ready());
+        watch.ready(1);
+        assert!(watch.all_ready());
         for n in 1..u64::from(STALL) {
             assert_eq!(tick(&mut watch, [7 + n, 0]), [], "{n}");
         }
