@@ -66,7 +66,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// How the control thread behaves, beside the plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// A person at a terminal: SIGINT then drains at once and for at most a second.
+    /// A person at a terminal: when it is closed (SIGHUP), the process ends.
     pub at_terminal: bool,
 }
 

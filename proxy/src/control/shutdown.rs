@@ -10,8 +10,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The longest a drain lasts that was asked for at a terminal.
-const AT_TERMINAL: Duration = Duration::from_secs(1);
+/// The longest a drain lasts that a person asked for.
+const HASTY: Duration = Duration::from_secs(1);
 
 /// Where the process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum Exit {
 /// What happens to the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// A signal to end. `hasty`: from a terminal, nobody waits for a balancer.
+    /// A signal to end. `hasty`: from a person, who waits for no balancer.
     Stop {
         /// No delay, and at most a second of draining.
         hasty: bool,
@@ -134,7 +134,7 @@ impl Ending {
         let over = self.until.is_some_and(|until| now >= until);
         if self.phase == Phase::Unready && over {
             let bound = if self.hasty {
-                self.timeout.min(AT_TERMINAL)
+                self.timeout.min(HASTY)
             } else {
                 self.timeout
             };
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_does_not_wait() {
+    fn a_person_does_not_wait() {
         let mut run = Run::new(DELAY, TIMEOUT);
         assert_eq!(run.at(0, INT), [Output::FailReadiness, Output::Drain]);
         assert_eq!(run.due_ms(), Some(1_000));

@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub enum Caught {
     /// SIGTERM.
     Terminate,
-    /// SIGINT.
+    /// SIGINT: a person. Supervisors send SIGTERM.
     Interrupt,
     /// SIGHUP.
     Reload,

@@ -298,7 +298,7 @@ impl Loop {
     fn signal(&mut self, caught: Caught) {
         match caught {
             Caught::Terminate => self.stop(false),
-            Caught::Interrupt => self.stop(self.options.at_terminal),
+            Caught::Interrupt => self.stop(true),
             Caught::ReopenLog => match &mut self.log {
                 Some(log) => log.reopen(),
                 None => say::info("SIGUSR1: there is no access log to reopen"),

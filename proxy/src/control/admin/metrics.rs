@@ -98,6 +98,16 @@ fn table(out: &mut Exposition, shared: &Shared, status: &Status, wanted: impl Fn
         let sum = shared.metrics.iter().fold(0u64, |sum, core| {
             sum.wrapping_add(core.get(definition.metric))
         });
+        // The cores write these gauges once a second; the counts over all cores are exact.
+        let live = match definition.metric {
+            Metric::SessionsActive => Some(shared.sessions.load(Relaxed) as u64),
+            Metric::ConnectionsOpen => Some(shared.connections.load(Relaxed) as u64),
+            _ => None,
+        };
+        if let Some(live) = live {
+            out.written(definition.labels, live);
+            continue;
+        }
         let ours = match definition.metric {
             Metric::LogLinesDropped => status.counts.log_lines_dropped,
             Metric::MeshSpills => status.counts.mesh_spills,

@@ -18,7 +18,7 @@ fn metrics_are_well_formed_and_sum_over_cores() {
     let played = Played::ready(&with(SESSION));
     for (core, metrics) in played.shared.metrics.iter().enumerate() {
         let n = core as u64 + 1;
-        metrics.set(Metric::SessionsActive, 10 * n);
+        metrics.set(Metric::PinsTable, 10 * n);
         metrics.add(Metric::MissExpired, n);
         metrics.routes[0].finished(200, 99);
         metrics.routes[0].finished(503, 2_000_000_000);
@@ -27,6 +27,7 @@ fn metrics_are_well_formed_and_sum_over_cores() {
         bump(&metrics.upstreams[0][1].requests, n);
     }
     played.shared.active[0][0].store(7, Relaxed);
+    played.shared.sessions.store(40, Relaxed);
     let reply = played.get("/metrics");
     assert!(
         reply
@@ -37,7 +38,8 @@ fn metrics_are_well_formed_and_sum_over_cores() {
     );
     let families = strict::read(&reply.body).unwrap();
     let value = |name: &str, labels: &[(&str, &str)]| families[name].value(labels);
-    assert_eq!(value("gateway_active_sessions", &[("role", "owned")]), 30.0);
+    assert_eq!(value("gateway_active_sessions", &[("role", "owned")]), 40.0);
+    assert_eq!(value("gateway_pins", &[]), 30.0);
     assert_eq!(
         value("gateway_session_misses_total", &[("reason", "expired")]),
         3.0
