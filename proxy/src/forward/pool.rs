@@ -106,7 +106,7 @@ const LOOK_AFTER_MS: u64 = 20;
 
 /// Takes a kept connection, or makes one. `fresh` asks for a new one; `careful` looks whether a kept
 /// one was closed, or was sent what nobody asked for, before it is used (one syscall: for requests
-/// that could not be tried again). One that has idled for [`LOOK_AFTER_MS`] is looked at anyway: a
+/// that could not be tried again). One that has idled for `LOOK_AFTER_MS` is looked at anyway: a
 /// response that nobody asked for must not become the answer to the next request.
 pub async fn checkout(
     core: &Core,
