@@ -26,7 +26,6 @@ async fn receive(local: Local<u64>, count: u64) {
             local.ready().await;
         }
     }
-    local.close();
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -81,7 +80,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 local.ready().await;
             }
         }
-        local.close();
     })?;
     let began = Instant::now();
     let asker = data_core::spawn(spec(0), move || async move {
@@ -92,7 +90,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 local.ready().await;
             }
         }
-        local.close();
     })?;
     asker.join()?;
     echo.join()?;

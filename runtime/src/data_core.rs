@@ -28,7 +28,7 @@ use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 use crate::error::Error;
 use crate::probe::Ring;
 use crate::stall::Heart;
-use crate::{clock, deadline, yielder};
+use crate::{clock, deadline, mesh, yielder};
 
 /// What moves a core's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,6 +273,7 @@ where
             monoio::spawn(spin(busy_poll));
         }
         make().await;
+        mesh::end();
         yielder::end();
     };
     let result = catch_unwind(AssertUnwindSafe(|| match &mut runtime {

@@ -17,6 +17,7 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::data_core::panicked;
 use crate::error::Error;
+use crate::mesh;
 
 /// Memory that the executor registers for I/O, in bytes: enough for buffers of files, and within a
 /// RLIMIT_MEMLOCK of 8 MiB.
@@ -103,7 +104,10 @@ where
                 }
             };
             catch_unwind(AssertUnwindSafe(|| {
-                executor.run(async move { make().await })
+                executor.run(async move {
+                    make().await;
+                    mesh::end();
+                })
             }))
             .map_err(|panic| panicked(&spec.name, &*panic))
         })

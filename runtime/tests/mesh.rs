@@ -142,7 +142,6 @@ async fn party(
     assert_eq!(got.get(), total);
     assert_eq!(local.stats().spilled, 0);
     assert_eq!(local.stats().sent, total);
-    local.close();
 }
 
 #[test]
@@ -186,7 +185,6 @@ async fn answer(local: Local<Say>, asker: usize) {
             local.ready().await;
         }
     }
-    local.close();
 }
 
 async fn ask(kind: Kind, local: Local<Say>, answerer: usize, rounds: u64) {
@@ -205,7 +203,6 @@ async fn ask(kind: Kind, local: Local<Say>, answerer: usize, rounds: u64) {
                     local.ready().await;
                 }
             }
-            local.close();
         }
     });
     for n in 0..rounds {
@@ -261,7 +258,6 @@ fn a_full_ring_spills_in_order_and_a_sleeping_sender_is_rung_for_room() {
             }
         }
         assert_eq!(local.stats().spilled, 0);
-        local.close();
     });
     let receiver = start(&Kind::Monoio(Driver::Legacy), move || async move {
         // Lets the sender fall asleep with a full ring.
@@ -278,7 +274,6 @@ fn a_full_ring_spills_in_order_and_a_sleeping_sender_is_rung_for_room() {
             }
         }
         local.send(0, 0);
-        local.close();
     });
     sender();
     receiver();

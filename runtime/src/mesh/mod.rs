@@ -11,9 +11,10 @@
 //! armed. A full ring sends what follows to a spill queue of the sender, counted; the reader rings
 //! the sender when there is room again, so a spill can't get stuck while both pump.
 //!
-//! Every party must pump for as long as others send to it. A party that ends says so
-//! ([`Local::close`]): its waker must not be left for other threads to drop. The mesh deliberately has
-//! no broadcast and no priorities, and waits for no one. Tested by `tests/mesh.rs` with millions of
+//! Every party must pump for as long as others send to it. When a party's thread ends, its waker is
+//! taken back there: another thread must never be the one that drops the last reference to a task.
+//! (What others send to it afterwards stays in the rings.) The mesh deliberately has no broadcast and
+//! no priorities, and waits for no one. Tested by `tests/mesh.rs` with millions of
 //! messages between threads of all three runtimes.
 
 mod calls;
@@ -53,6 +54,33 @@ impl Bell {
         self.waker.wake();
         true
     }
+}
+
+/// The bells of the parties of this thread.
+struct Bells(RefCell<Vec<Arc<Bell>>>);
+
+impl Bells {
+    /// Takes all wakers back.
+    fn silence(&self) {
+        for bell in self.0.take() {
+            drop(Awake(&bell));
+        }
+    }
+}
+
+impl Drop for Bells {
+    fn drop(&mut self) {
+        self.silence();
+    }
+}
+
+thread_local! {
+    static BELLS: Bells = const { Bells(RefCell::new(Vec::new())) };
+}
+
+/// Takes the wakers of this thread's parties back. For the end of its runtime, while that still stands.
+pub(crate) fn end() {
+    BELLS.with(Bells::silence);
 }
 
 /// Set by a sender that has messages in its spill queue; cleared by the reader who rings for room.
@@ -181,6 +209,7 @@ impl<M> Port<M> {
 
     /// The handle for all tasks of the calling thread.
     pub fn local(self) -> Local<M> {
+        BELLS.with(|bells| bells.0.borrow_mut().push(self.bell.clone()));
         Local(Rc::new(Shared {
             id: self.id,
             bell: self.bell,
@@ -406,8 +435,8 @@ impl<M> Local<M> {
         }
     }
 
-    /// Takes its waker back. To be called on the party's own thread when its pump has ended: another
-    /// thread must never be the one that drops the last reference to a task.
+    /// Takes its waker back, on its own thread, when its pump has ended. Done by itself at the thread's
+    /// end; a runtime that ends earlier than its thread says it.
     pub fn close(&self) {
         drop(Awake(&self.0.bell));
     }
