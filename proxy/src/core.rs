@@ -18,7 +18,7 @@ use holdfast_runtime::mesh::{Local, Port};
 use holdfast_runtime::parking::Lot;
 use holdfast_runtime::socket::{Bound, Listener};
 use holdfast_runtime::stream::Stream;
-use holdfast_runtime::{buffers, clock};
+use holdfast_runtime::{buffers, clock, memory};
 use holdfast_store::pins::{PinKey, PinMethod, UpstreamHash};
 use holdfast_store::shard::{Answer, Ask};
 
@@ -100,6 +100,9 @@ pub struct Core {
     log: Option<accesslog::Log>,
     events: RefCell<Vec<Event>>,
     scratch: RefCell<Vec<u8>>,
+    /// Connections that closed or were parked since memory was given back; the same a second ago.
+    pub left: Cell<u32>,
+    left_before: Cell<u32>,
     drained: Cell<bool>,
     ended: Cell<bool>,
     wakers: RefCell<Vec<Waker>>,
@@ -133,6 +136,10 @@ pub struct Parts {
 const BUFFER: usize = 16 * 1024 + 832;
 /// Buffers that a core keeps for reuse.
 const MAX_POOLED: usize = 512;
+/// Buffers that a core keeps even when it has not needed them for a while.
+const KEEP_POOLED: usize = 32;
+/// So many connections that closed, or were parked, are a wave.
+const WAVE: u32 = 256;
 
 /// Runs a data core until it is told to end. Called on its thread.
 pub async fn run(parts: Parts) {
@@ -225,6 +232,8 @@ impl Core {
             log: plan.access_log.as_ref().map(accesslog::Log::new),
             events: RefCell::default(),
             scratch: RefCell::default(),
+            left: Cell::new(0),
+            left_before: Cell::new(0),
             drained: Cell::new(false),
             ended: Cell::new(false),
             wakers: RefCell::default(),
@@ -581,6 +590,8 @@ async fn turns(core: &'static Core) {
         gauges(core);
         if turn.is_multiple_of(5) {
             core.metrics().count(Metric::Turns);
+            buffers::trim(KEEP_POOLED);
+            give_back(core);
             let now = core.now_ms();
             for service in &core.services {
                 let idle = core.shared.plan.services[service.index as usize]
@@ -590,6 +601,18 @@ async fn turns(core: &'static Core) {
             }
         }
     }
+}
+
+/// After a wave of connections has closed or been parked, what they held goes back to the kernel.
+fn give_back(core: &Core) {
+    let left = core.left.get();
+    // Once the wave is over: not while it still breaks.
+    let over = left == core.left_before.get() || left >= 64 * WAVE;
+    if left >= WAVE && over {
+        core.left.set(0);
+        memory::give_back();
+    }
+    core.left_before.set(core.left.get());
 }
 
 fn gauges(core: &Core) {

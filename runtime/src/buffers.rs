@@ -83,6 +83,17 @@ fn zeroed(size: usize) -> Box<[u8]> {
     vec![0; size].into_boxed_slice()
 }
 
+/// Frees a quarter of this thread's pooled buffers beyond `keep`: called now and then, it lets the pool
+/// sink to what is in use.
+pub fn trim(keep: usize) {
+    POOL.with(|pool| {
+        let mut free = pool.free.borrow_mut();
+        let surplus = free.len().saturating_sub(keep);
+        let left = free.len() - surplus.div_ceil(4);
+        free.truncate(left);
+    });
+}
+
 /// Initialised memory with a filled part: bytes are read off its front and written behind its end.
 ///
 /// As an operand of an operation, the filled part is what is written, and the spare tail is what is

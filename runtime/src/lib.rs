@@ -17,6 +17,7 @@ pub mod deadline;
 pub mod error;
 mod fd;
 pub mod limit;
+pub mod memory;
 pub mod mesh;
 pub mod parking;
 pub mod probe;

@@ -195,6 +195,7 @@ pub async fn watch_lot(core: &'static Core) {
 pub fn closed(core: &Core) {
     core.shared.connections.fetch_sub(1, Relaxed);
     core.open.set(core.open.get() - 1);
+    core.left.set(core.left.get().saturating_add(1));
     core.check_drained();
 }
 
@@ -208,8 +209,9 @@ async fn run(core: &'static Core, mut conn: Conn) {
                 let parked = conn
                     .park()
                     .and_then(|(fd, data)| core.lot.park(fd, data, idle).ok());
-                if parked.is_none() {
-                    closed(core);
+                match parked {
+                    Some(()) => core.left.set(core.left.get().saturating_add(1)),
+                    None => closed(core),
                 }
                 return;
             }

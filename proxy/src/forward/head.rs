@@ -39,7 +39,7 @@ fn fate(core: &Core, request: &Request, line: &Line, buf: &[u8], upgrade: bool) 
         Name::XRequestId if request.made_request_id.is_some() => Fate::Drop,
         Name::Session | Name::Shadow | Name::ProxyAuthorization => Fate::Drop,
         Name::Expect if !request.expect_continue => Fate::Drop,
-        Name::Other if core.identity.is_identifier_header(line.name(buf)) => Fate::Drop,
+        _ if core.identity.is_identifier_header(line.name(buf)) => Fate::Drop,
         _ => Fate::Keep,
     }
 }
