@@ -3,7 +3,7 @@
 //! Part of [`Shard`]. Invariant: nothing here changes a session or its place in any order.
 
 use super::Shard;
-use super::slab::{Entry, flag};
+use super::slab::flag;
 use crate::fields::Name;
 use crate::id::Sid;
 use crate::session::View;
@@ -30,17 +30,18 @@ pub struct Page {
 }
 
 impl Shard {
-    fn view(&self, entry: &Entry) -> View {
+    fn view(&self, slot: u32) -> View {
+        let entry = self.store.at(slot);
         let mut data = Vec::new();
         self.write_entry_json(entry, &mut data);
-        let expires = self.expires(entry);
+        let expires = self.expires(slot);
         View {
-            record: self.record(entry),
+            record: self.record(slot),
             created: entry.created_unix(),
             last_access: entry.last_access.start(),
             expires: (expires != u64::MAX).then_some(expires),
-            requests: self.store.requests(entry),
-            version: self.store.version(entry),
+            requests: self.store.requests(slot),
+            version: self.store.version(slot),
             authenticated: entry.has(flag::AUTHENTICATED),
             subject: self
                 .store
@@ -53,8 +54,8 @@ impl Shard {
 
     /// One session, unless it has expired.
     pub fn get(&self, sid: &Sid, now: u64) -> Option<View> {
-        let entry = self.store.at(self.find(sid)?);
-        (self.expires(entry) > now).then(|| self.view(entry))
+        let slot = self.find(sid)?;
+        (self.expires(slot) > now).then(|| self.view(slot))
     }
 
     /// Up to `limit` sessions from `cursor` (0 at first) on, in an order that stays under change.
@@ -95,10 +96,10 @@ impl Shard {
     }
 
     fn shown(&self, slot: u32, filter: Option<&Filter>, now: u64) -> Option<View> {
-        let entry = self.store.live(slot)?;
+        self.store.live(slot)?;
         let matches =
             filter.is_none_or(|f| self.store.value(slot, f.name.as_bytes()) == Some(&*f.value));
-        (matches && self.expires(entry) > now).then(|| self.view(entry))
+        (matches && self.expires(slot) > now).then(|| self.view(slot))
     }
 
     /// The sessions whose indexed field `name` has `value` (JSON); nothing where `name` is not indexed.

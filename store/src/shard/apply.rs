@@ -62,9 +62,8 @@ impl Shard {
         if commands.destroy == Some(Destroy::Others) {
             self.destroy_others(work.slot, &mut done, now);
         }
-        let entry = self.store.at(work.slot);
-        done.session = Some(entry.sid);
-        done.version = self.store.version(entry);
+        done.session = Some(self.store.at(work.slot).sid);
+        done.version = self.store.version(work.slot);
         self.evict(work.slot, now);
         done
     }
@@ -83,7 +82,7 @@ impl Shard {
             Target::Storeless(token) => (&token.sid, Some(token.digest)),
         };
         if let Some(slot) = self.find(sid) {
-            if self.expires(self.store.at(slot)) > now {
+            if self.expires(slot) > now {
                 let stale = digest.is_some_and(|d| d != self.store.at(slot).digest);
                 return Ok(Some(Work {
                     slot,
@@ -233,7 +232,7 @@ impl Shard {
         done: &mut Applied,
         now: u64,
     ) {
-        let version = self.store.version(self.store.at(work.slot));
+        let version = self.store.version(work.slot);
         if if_version.is_some_and(|wanted| wanted != version) {
             self.store.at_mut(work.slot).set(flag::CONFLICT, true);
             done.conflict = true;
@@ -271,7 +270,7 @@ impl Shard {
         if self.join_fields(slot, &refs, self.policy.max_size)? {
             let entry = self.store.at_mut(slot);
             entry.changes = entry.changes.saturating_add(1);
-            entry.changed_at = time::short_seconds(now);
+            self.store.aside_mut(slot).changed_at = time::short_seconds(now);
         }
         Ok(())
     }
@@ -327,9 +326,8 @@ impl Shard {
         now: u64,
         entropy: &mut impl Entropy,
     ) {
-        let entry = self.store.at(slot);
-        let sid = entry.sid;
-        let Some(current) = self.secrets(entry).first().copied() else {
+        let sid = self.store.at(slot).sid;
+        let Some(current) = self.secrets(slot).first().copied() else {
             return;
         };
         let secret = Secret::random(entropy);
@@ -356,9 +354,9 @@ impl Shard {
             first_use: Quarter::of(now),
         };
         self.join_secrets(slot, &[entry], now);
-        let entry = self.store.at_mut(slot);
-        entry.changed_at = time::short_seconds(now);
-        entry.set(flag::SIGNED, self.policy.signed);
+        self.store.aside_mut(slot).changed_at = time::short_seconds(now);
+        let signed = self.policy.signed;
+        self.store.at_mut(slot).set(flag::SIGNED, signed);
         done.token = Some(self.fresh_for(sid, secret, false, now));
         self.tell(
             EventKind::SessionRotated,

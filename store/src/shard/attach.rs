@@ -52,11 +52,11 @@ impl Shard {
         let Some(slot) = self.find(&token.sid) else {
             return self.attach_unknown(token, now);
         };
-        let entry = self.store.at(slot);
-        if self.expires(entry) <= now {
+        if self.expires(slot) <= now {
             self.bury(slot, End::Expired, now);
             return Attached::Dead(Dead::Expired);
         }
+        let entry = self.store.at(slot);
         if entry.digest != token.digest {
             return Attached::Refused(self.refuse(slot, &token.digest, now));
         }
@@ -77,22 +77,23 @@ impl Shard {
 
     #[inline]
     fn touch(&mut self, slot: u32, now: u64) -> Valid {
+        let (quarter, signed) = (Quarter::of(now), self.policy.signed);
         let entry = self.store.at_mut(slot);
         entry.requests = entry.requests.saturating_add(1);
-        entry.last_access = entry.last_access.max(Quarter::of(now));
         let conflict = entry.has(flag::CONFLICT);
         let mut flags = (entry.flags | flag::PRESENTED) & !flag::CONFLICT;
-        if !self.policy.signed {
+        if !signed {
             // While tokens are not signed, this one may come back unsigned when they are again.
             flags &= !flag::SIGNED;
         }
-        let expires = if self.policy.eviction == crate::session::Eviction::Ttl {
-            self.expires(self.store.at(slot))
+        if let Some(recency) = self.order.recency() {
+            recency.used(&mut self.store, slot, quarter, flags);
         } else {
-            0
-        };
-        self.order
-            .moved(&mut self.store, slot, now, expires, true, flags);
+            entry.accessed(quarter);
+            let expires = self.expires(slot);
+            self.order
+                .moved(&mut self.store, slot, now, expires, true, flags);
+        }
         Valid {
             conflict,
             ..self.valid(slot)
@@ -108,7 +109,7 @@ impl Shard {
             },
             sid: entry.sid,
             digest: entry.digest,
-            version: self.store.version(entry),
+            version: self.store.version(slot),
             revision: entry.revision,
             conflict: false,
             authenticated: entry.has(flag::AUTHENTICATED),
@@ -118,7 +119,7 @@ impl Shard {
 
     #[cold]
     fn refuse(&mut self, slot: u32, digest: &Digest, now: u64) -> Refused {
-        let extra = self.store.extra(self.store.at(slot));
+        let extra = self.store.extra(slot);
         if extra.is_some_and(|x| x.secrets.iter().any(|s| s.digest == *digest)) {
             self.tell(EventKind::SessionHijackSuspected, slot, now, "retired", 0);
             Refused::Retired

@@ -158,16 +158,16 @@ impl Shard {
 
     /// Takes an entry into all indexes. The caller counts it, and evicts.
     pub(super) fn admit(&mut self, entry: Entry, now: u64) -> Option<u32> {
-        let (hash, expires) = (entry.sid.index_bits(), self.expires(&entry));
+        let hash = entry.sid.index_bits();
         let slot = self.store.insert(entry)?;
         let revision = self.next_revision();
-        let entry = self.store.at_mut(slot);
-        entry.revision = revision;
-        entry.changed_at = time::short_seconds(now);
+        self.store.at_mut(slot).revision = revision;
+        self.store.aside_mut(slot).changed_at = time::short_seconds(now);
+        let expires = self.expires(slot);
         let Self { sids, store, .. } = self;
         sids.insert(hash, slot, |s| store.at(s).sid.index_bits());
         self.order.insert(&mut self.store, slot, now, expires);
-        let cost = self.store.cost(self.store.at(slot));
+        let cost = self.store.cost(slot);
         self.totals.add_sessions(1);
         self.totals.add_bytes(cost as i64);
         Some(slot)
@@ -178,11 +178,11 @@ impl Shard {
         while self.totals.add_sessions(0) > self.policy.max_sessions
             || self.totals.add_bytes(0) > self.policy.max_bytes
         {
-            let Some(victim) = self.order.victim(&self.store, except) else {
+            let Some(victim) = self.order.victim(&mut self.store, except) else {
                 return;
             };
             // One that has expired goes as what it is.
-            let expired = self.expires(self.store.at(victim)) <= now;
+            let expired = self.expires(victim) <= now;
             self.bury(
                 victim,
                 if expired { End::Expired } else { End::Evicted },
@@ -195,7 +195,7 @@ impl Shard {
     pub(super) fn bury(&mut self, slot: u32, end: End, now: u64) {
         let entry = self.store.at(slot);
         let (sid, hash, created) = (entry.sid, entry.sid.index_bits(), entry.created_unix());
-        let cost = self.store.cost(entry);
+        let cost = self.store.cost(slot);
         match end {
             End::Expired => {
                 self.counts.expired += 1;
@@ -248,7 +248,7 @@ impl Shard {
     /// Destroys a session; whether it was there.
     pub fn destroy(&mut self, sid: &Sid, reason: Reason, now: u64) -> bool {
         match self.find(sid) {
-            Some(slot) if self.expires(self.store.at(slot)) <= now => {
+            Some(slot) if self.expires(slot) <= now => {
                 self.bury(slot, End::Expired, now);
                 false
             }
@@ -281,11 +281,20 @@ impl Shard {
             .sum()
     }
 
-    /// Looks at the next `batch` places and removes sessions that have expired. Fair: the cursor goes
+    /// Whether evictions are near: seven eighths of a bound.
+    fn is_nearly_full(&self) -> bool {
+        let near = |held: u64, most: u64| held >= most - most / 8;
+        near(self.totals.add_sessions(0), self.policy.max_sessions)
+            || near(self.totals.add_bytes(0), self.policy.max_bytes)
+    }
+
+    /// Looks at the next `batch` places and removes sessions that have expired. When evictions are near
+    /// it also puts the others where they belong in the order, so that no search is long. Fair: the cursor goes
     /// round over places that never move.
     pub fn sweep(&mut self, now: u64, batch: usize) -> SweepReport {
         self.tombstones.expire(now);
         let mut report = SweepReport::default();
+        let nearly_full = self.is_nearly_full();
         while report.examined < batch {
             if self.cursor >= self.store.high() {
                 self.cursor = 0;
@@ -295,13 +304,14 @@ impl Shard {
             let slot = self.cursor;
             self.cursor += 1;
             report.examined += 1;
-            if self
-                .store
-                .live(slot)
-                .is_some_and(|entry| self.expires(entry) <= now)
-            {
+            if self.store.live(slot).is_none() {
+                continue;
+            }
+            if self.expires(slot) <= now {
                 self.bury(slot, End::Expired, now);
                 report.expired += 1;
+            } else if let Some(recency) = self.order.recency().filter(|_| nearly_full) {
+                recency.settle(&mut self.store, slot);
             }
         }
         report

@@ -6,7 +6,8 @@
 //!
 //! Invariants: created + received − destroyed − expired − evicted = live; a destroyed session never
 //! returns while its tombstone stands; an expired one is never served, swept or not; the victim of an
-//! eviction is exactly the one that the policy names; whoever crosses `max_sessions` or `max_bytes`
+//! eviction is the one that the policy names (exactly under `lfu` and `ttl`, to a quarter of a second and
+//! within the bounds of [`recency`] under `lru`); whoever crosses `max_sessions` or `max_bytes`
 //! evicts its own, never the session that it has just made.
 //!
 //! Deliberately absent: timers for each session (expiry is judged at lookup and swept by a cursor), and
@@ -22,6 +23,7 @@ mod life;
 mod message;
 mod order;
 mod receive;
+mod recency;
 mod slab;
 mod subjects;
 mod table;
@@ -127,6 +129,12 @@ pub struct Counts {
     pub events_dropped: u64,
     /// Tombstones forgotten before their time because of their bound.
     pub tombstones_dropped: u64,
+    /// Evictions whose search for the session not used for longest ended at its bound: the victim was
+    /// the oldest of those looked at.
+    pub searches_cut: u64,
+    /// Times that two quarters of a second of the distant past became one in the order of eviction,
+    /// because of the bound on their number.
+    pub quarters_joined: u64,
 }
 
 /// One core's sessions and pins.
@@ -197,7 +205,10 @@ impl Shard {
 
     /// What has been counted.
     pub fn counts(&self) -> Counts {
+        let (searches_cut, quarters_joined) = self.order.bounds_hit();
         Counts {
+            searches_cut,
+            quarters_joined,
             tombstones_dropped: self.tombstones.dropped,
             ..self.counts
         }
@@ -259,8 +270,8 @@ impl Shard {
 
     /// When the session ends if nothing more happens, Unix ms; `u64::MAX` is never.
     #[inline]
-    fn expires(&self, entry: &Entry) -> u64 {
-        let policy = &*self.policy;
+    fn expires(&self, slot: u32) -> u64 {
+        let (policy, entry) = (&*self.policy, self.store.at(slot));
         let after = |start: u64, life: u64| {
             if life == 0 {
                 u64::MAX
@@ -270,7 +281,7 @@ impl Shard {
         };
         let (created, last) = (entry.created_unix(), entry.last_access.end());
         let mut end = after(created, policy.ttl).min(after(last, policy.inactive));
-        let own = self.store.extra(entry).and_then(|x| x.idle);
+        let own = self.store.idle(slot);
         match own {
             Some(own) => end = end.min(after(last, own.ms)),
             None if policy.rolling => end = end.min(after(last, policy.timeout)),

@@ -1,9 +1,9 @@
-//! The order of eviction: exact, kept up to date at every touch.
+//! The order of eviction, by policy.
 //!
-//! Owns the lists that run through the entries. A session is in the list of its rank (never presented <
-//! anonymous < authenticated) and, under `lfu` and `ttl`, of its key; the victim is the head of the first
-//! list. Used by one shard. Keys:
-//! - `lru`: none; one list a rank, moved to the end at each touch.
+//! Owns the lists that run through the entries. Under `lru` they are those of [`Recency`], which are put
+//! right when someone must go. Under `lfu` and `ttl` the order is exact and up to date after every touch:
+//! a session is in the list of its rank (never presented < anonymous < authenticated) and key; the victim
+//! is the head of the first list. Used by one shard. Keys:
 //! - `ttl`: the second in which the session expires.
 //! - `lfu`: the decayed number of uses as log2 Σ 2^(time of use ÷ half-life), in eighths. All decay at
 //!   one rate, so the order of two sessions changes only when one is used: nothing is ever aged.
@@ -13,7 +13,8 @@
 
 use std::collections::BTreeMap;
 
-use super::slab::{CHUNK, NIL, Store};
+use super::recency::Recency;
+use super::slab::{CHUNK, NIL, Store, rank_of};
 use crate::session::Eviction;
 use crate::time;
 
@@ -64,8 +65,8 @@ const EMPTY: List = List {
 #[derive(Debug)]
 pub(crate) struct Order {
     policy: Eviction,
-    /// `lru`: by rank.
-    recent: [List; 3],
+    /// `lru`.
+    recency: Recency,
     /// `lfu` and `ttl`: by rank and key.
     keyed: BTreeMap<(u8, u32), List>,
     /// `lfu` and `ttl`: key (or frequency) by slot, in chunks.
@@ -76,7 +77,7 @@ impl Order {
     pub(crate) fn new(policy: Eviction) -> Self {
         Self {
             policy,
-            recent: [EMPTY; 3],
+            recency: Recency::default(),
             keyed: BTreeMap::new(),
             keys: Vec::new(),
         }
@@ -91,54 +92,50 @@ impl Order {
     }
 
     fn set_key(&mut self, slot: u32, key: u32) {
-        if self.policy == Eviction::Lru {
-            return;
-        }
         while self.keys.len() <= slot as usize / CHUNK {
             self.keys.push(vec![0; CHUNK].into());
         }
         self.keys[slot as usize / CHUNK][slot as usize % CHUNK] = key;
     }
 
-    #[inline]
     fn list_of(&self, slot: u32) -> u32 {
-        match self.policy {
-            Eviction::Lru => 0,
-            _ => self.list_for(self.key(slot)),
-        }
+        self.list_for(self.key(slot))
     }
 
     fn list_for(&self, key: u32) -> u32 {
         match self.policy {
-            Eviction::Lru => 0,
+            Eviction::Lru | Eviction::Ttl => key,
             Eviction::Lfu => Frequency(key).list(),
-            Eviction::Ttl => key,
         }
     }
 
     fn list(&self, rank: u8, key: u32) -> List {
-        match self.policy {
-            Eviction::Lru => self.recent[usize::from(rank)],
-            _ => self.keyed.get(&(rank, key)).copied().unwrap_or(EMPTY),
-        }
+        self.keyed.get(&(rank, key)).copied().unwrap_or(EMPTY)
     }
 
     fn set_list(&mut self, rank: u8, key: u32, list: List) {
-        match self.policy {
-            Eviction::Lru => self.recent[usize::from(rank)] = list,
-            _ if list.head == NIL => {
-                self.keyed.remove(&(rank, key));
-            }
-            _ => {
-                self.keyed.insert((rank, key), list);
-            }
+        if list.head == NIL {
+            self.keyed.remove(&(rank, key));
+        } else {
+            self.keyed.insert((rank, key), list);
         }
+    }
+
+    /// The order under `lru`; nothing under another policy.
+    #[inline]
+    pub(crate) fn recency(&mut self) -> Option<&mut Recency> {
+        (self.policy == Eviction::Lru).then_some(&mut self.recency)
+    }
+
+    /// Searches under `lru` that ended at their bound, and lists joined because of theirs.
+    pub(crate) fn bounds_hit(&self) -> (u64, u64) {
+        (self.recency.searches_cut, self.recency.lists_joined)
     }
 
     /// Adds a new entry, used at `now`, that expires at `expires` (Unix ms).
     pub(crate) fn insert(&mut self, store: &mut Store, slot: u32, now: u64, expires: u64) {
         match self.policy {
-            Eviction::Lru => {}
+            Eviction::Lru => return self.recency.link(store, slot),
             Eviction::Lfu => self.set_key(slot, Frequency::once(now).0),
             Eviction::Ttl => self.set_key(slot, time::short_seconds(expires)),
         }
@@ -147,18 +144,21 @@ impl Order {
 
     /// Removes an entry. Its rank must be what it was when it was added or last moved.
     pub(crate) fn remove(&mut self, store: &mut Store, slot: u32) {
+        if let Some(recency) = self.recency() {
+            return recency.unlink(store, slot);
+        }
         let (rank, key) = (store.at(slot).rank(), self.list_of(slot));
-        let (prev, next) = (store.at(slot).prev, store.at(slot).next);
+        let (prev, next) = (store.aside(slot).prev, store.aside(slot).next);
         let mut list = self.list(rank, key);
         if prev == NIL {
             list.head = next
         } else {
-            store.at_mut(prev).next = next
+            store.aside_mut(prev).next = next
         }
         if next == NIL {
             list.tail = prev
         } else {
-            store.at_mut(next).prev = prev
+            store.aside_mut(next).prev = prev
         }
         if prev == NIL || next == NIL {
             self.set_list(rank, key, list);
@@ -166,8 +166,8 @@ impl Order {
     }
 
     /// Moves an entry whose flags become `flags` and whose expiry may have changed. `used` is whether
-    /// it is a use, which under `lru` moves it to the end even within its list.
-    #[inline]
+    /// it is a use at `now`, which moves it to the end even within its list; under `lru` uses are told
+    /// to [`Self::recency`] instead.
     pub(crate) fn moved(
         &mut self,
         store: &mut Store,
@@ -177,22 +177,20 @@ impl Order {
         used: bool,
         flags: u8,
     ) {
-        let entry = store.at_mut(slot);
-        let rank = entry.rank();
-        let old = std::mem::replace(&mut entry.flags, flags);
-        let (same, last) = (entry.rank() == rank, entry.next == NIL);
-        let list = self.list_of(slot);
         let key = match self.policy {
-            Eviction::Lru => 0,
+            Eviction::Lru => return self.recency.changed(store, slot, flags),
             Eviction::Lfu if used => Frequency(self.key(slot)).used(now).0,
             Eviction::Lfu => self.key(slot),
             Eviction::Ttl => time::short_seconds(expires),
         };
-        if same && self.list_for(key) == list && (last || !used) {
+        let last = store.aside(slot).next == NIL;
+        let entry = store.at_mut(slot);
+        let same = rank_of(flags) == entry.rank() && self.list_for(key) == self.list_of(slot);
+        if same && (last || !used) {
+            entry.flags = flags;
             self.set_key(slot, key);
             return;
         }
-        store.at_mut(slot).flags = old;
         self.remove(store, slot);
         store.at_mut(slot).flags = flags;
         self.set_key(slot, key);
@@ -200,28 +198,28 @@ impl Order {
     }
 
     /// Who is evicted next: the first of the lowest list, but not `except`.
-    pub(crate) fn victim(&self, store: &Store, except: u32) -> Option<u32> {
+    pub(crate) fn victim(&mut self, store: &mut Store, except: u32) -> Option<u32> {
+        if let Some(recency) = self.recency() {
+            return recency.victim(store, except);
+        }
         let first = |list: &List| match list.head {
             NIL => None,
-            head if head == except => Some(store.at(head).next).filter(|next| *next != NIL),
+            head if head == except => Some(store.aside(head).next).filter(|next| *next != NIL),
             head => Some(head),
         };
-        match self.policy {
-            Eviction::Lru => self.recent.iter().find_map(first),
-            // At most two lists are looked at: a list is never empty and holds `except` once.
-            _ => self.keyed.values().find_map(first),
-        }
+        // At most two lists are looked at: a list is never empty and holds `except` once.
+        self.keyed.values().find_map(first)
     }
 
     fn link(&mut self, store: &mut Store, slot: u32) {
         let (rank, key) = (store.at(slot).rank(), self.list_of(slot));
         let mut list = self.list(rank, key);
-        let entry = store.at_mut(slot);
-        (entry.prev, entry.next) = (list.tail, NIL);
+        let aside = store.aside_mut(slot);
+        (aside.prev, aside.next) = (list.tail, NIL);
         if list.tail == NIL {
             list.head = slot
         } else {
-            store.at_mut(list.tail).next = slot
+            store.aside_mut(list.tail).next = slot
         }
         list.tail = slot;
         self.set_list(rank, key, list);
@@ -254,7 +252,7 @@ mod tests {
 
     fn drained(mut store: Store, mut order: Order) -> Vec<u32> {
         let mut out = Vec::new();
-        while let Some(slot) = order.victim(&store, NIL) {
+        while let Some(slot) = order.victim(&mut store, NIL) {
             order.remove(&mut store, slot);
             store.remove(slot);
             out.push(slot);
@@ -264,21 +262,16 @@ mod tests {
     }
 
     #[test]
-    fn ranks_then_recency() {
-        let (mut store, mut order) = filled(Eviction::Lru, &[0; 5]);
-        order.moved(
-            &mut store,
-            0,
-            NOW,
-            0,
-            true,
-            flag::LIVE | flag::PRESENTED | flag::AUTHENTICATED,
-        );
-        order.moved(&mut store, 1, NOW, 0, true, flag::LIVE | flag::PRESENTED);
-        order.moved(&mut store, 2, NOW, 0, true, flag::LIVE | flag::PRESENTED);
-        order.moved(&mut store, 1, NOW, 0, true, flag::LIVE | flag::PRESENTED);
-        assert_eq!(order.victim(&store, 3), Some(4), "never the exception");
-        assert_eq!(drained(store, order), [3, 4, 2, 1, 0]);
+    fn ranks_come_first() {
+        let authenticated = flag::LIVE | flag::PRESENTED | flag::AUTHENTICATED;
+        for policy in [Eviction::Lru, Eviction::Lfu, Eviction::Ttl] {
+            let (mut store, mut order) = filled(policy, &[NOW; 4]);
+            order.moved(&mut store, 0, NOW, NOW, false, authenticated);
+            let anonymous = flag::LIVE | flag::PRESENTED;
+            order.moved(&mut store, 1, NOW, NOW, false, anonymous);
+            assert_eq!(order.victim(&mut store, 2), Some(3), "never the exception");
+            assert_eq!(drained(store, order), [2, 3, 1, 0]);
+        }
     }
 
     #[test]
@@ -288,7 +281,7 @@ mod tests {
             &[NOW + 9_000, NOW + 3_000, NOW + 6_000, u64::MAX],
         );
         order.moved(&mut store, 1, NOW, NOW + 60_000, true, flag::LIVE);
-        assert_eq!(order.victim(&store, 2), Some(0));
+        assert_eq!(order.victim(&mut store, 2), Some(0));
         assert_eq!(drained(store, order), [2, 0, 1, 3]);
     }
 

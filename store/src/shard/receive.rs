@@ -14,12 +14,13 @@ use crate::time;
 
 impl Shard {
     /// The whole record of a session.
-    pub(super) fn record(&self, entry: &Entry) -> Record {
+    pub(super) fn record(&self, slot: u32) -> Record {
+        let entry = self.store.at(slot);
         let mut record = Record::change(entry.sid, entry.created(), entry.birth());
         record.last_access = entry.last_access;
         record.signed = entry.has(flag::SIGNED);
-        record.secrets = self.secrets(entry);
-        if let Some(extra) = self.store.extra(entry) {
+        record.secrets = self.secrets(slot);
+        if let Some(extra) = self.store.extra(slot) {
             record.idle = extra.idle;
             record.counters = extra.counters.clone();
         }
@@ -98,7 +99,7 @@ impl Shard {
             self.edit_extra(slot, |extra| extra.secrets.clone_from(&record.secrets));
         }
         self.merge_into(slot, record, now);
-        if self.expires(self.store.at(slot)) <= now {
+        if self.expires(slot) <= now {
             self.bury(slot, End::Expired, now);
             return false;
         }
@@ -107,6 +108,8 @@ impl Shard {
     }
 
     fn merge_into(&mut self, slot: u32, delta: &Record, now: u64) -> bool {
+        // Before the rank may change: a session goes into its new one where its last access puts it.
+        self.store.at_mut(slot).accessed(delta.last_access);
         let mut changed = self.merge_creation(slot, delta);
         changed |= self.join_secrets(slot, &delta.secrets, now);
         changed |= delta
@@ -116,10 +119,7 @@ impl Shard {
         let fields: Vec<_> = delta.fields.iter().map(RecordField::as_ref).collect();
         // Others have judged the size when it was written.
         changed |= self.join_fields(slot, &fields, usize::MAX).unwrap_or(false);
-        let entry = self.store.at_mut(slot);
-        if delta.last_access > entry.last_access {
-            entry.last_access = delta.last_access;
-        }
+        let entry = self.store.at(slot);
         let flags = if delta.signed {
             entry.flags | flag::SIGNED
         } else {
@@ -127,7 +127,7 @@ impl Shard {
         };
         changed |= flags != entry.flags;
         if changed {
-            entry.changed_at = time::short_seconds(now);
+            self.store.aside_mut(slot).changed_at = time::short_seconds(now);
         }
         self.reorder(slot, now, flags);
         changed
@@ -140,7 +140,7 @@ impl Shard {
             return false;
         }
         // A secret that was only inline takes its clock and first use from the creation: keep them.
-        let secrets = self.secrets(entry);
+        let secrets = self.secrets(slot);
         let fields: Vec<RecordField> = self
             .store
             .blob(entry)
@@ -173,7 +173,7 @@ impl Shard {
             }
             let known = self
                 .store
-                .extra(self.store.at(slot))
+                .extra(slot)
                 .and_then(|x| x.counters.iter().find(|c| c.tag == counter.tag));
             if known.is_some_and(|k| k.changes >= counter.changes && k.requests >= counter.requests)
             {

@@ -1,8 +1,8 @@
 //! The entries of a shard.
 //!
-//! Owns [`Entry`] (80 bytes) in chunks of 1,024 that never move: no growth copies, and a cursor over
-//! slots stays good under change. Rare parts of a session are out of line in [`Extra`]. Used by one
-//! shard. Invariants: a free slot is on the free list and nothing refers to it; slots are trusted
+//! Owns entries in chunks of 1,024 that never move: no growth copies, and a cursor over slots stays good
+//! under change. What a request reads and writes is one cache line, [`Entry`]; the rest stands beside it
+//! in [`Aside`], and what few sessions have is out of line in [`Extra`]. Used by one shard. Invariants: a free slot is on the free list and nothing refers to it; slots are trusted
 //! inside the shard, and checked by [`super::SlotRef`] where they leave it. Tested here.
 
 use super::arena::{Arena, Handle};
@@ -27,48 +27,63 @@ pub(crate) mod flag {
     pub(crate) const CONFLICT: u8 = 4;
     /// The token was issued signed.
     pub(crate) const SIGNED: u8 = 8;
+    /// Stands in the eviction order where its last access puts it: see [`super::super::recency`].
+    pub(crate) const PLACED: u8 = 16;
+    /// Every request must look at what is out of line: an idle timeout, counters of other nodes.
+    pub(crate) const EXTRA: u8 = 32;
     /// The slot is in use.
     pub(crate) const LIVE: u8 = 128;
 }
 
-/// One session.
+/// One session: all that a request reads and writes, in one cache line.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub(crate) struct Entry {
     pub(crate) sid: Sid,
     pub(crate) digest: Digest,
-    /// Milliseconds since 2020 << 16 | birth tag, in two halves to keep the alignment at 4.
-    created: [u32; 2],
+    /// Milliseconds since 2020 << 16 | birth tag.
+    created: u64,
     pub(crate) last_access: Quarter,
     /// Requests and writes counted by this node.
     pub(crate) requests: u32,
     pub(crate) changes: u32,
+    /// Different after every change of what readers see: the key of cached JSON.
+    pub(crate) revision: u32,
+    cell: u32,
+    len: u16,
+    class: u8,
+    pub(crate) flags: u8,
+}
+
+/// The rest of a session, which most requests leave alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aside {
     /// Neighbours in the eviction order; `next` also links the free list.
     pub(crate) prev: u32,
     pub(crate) next: u32,
     /// Local seconds of the last change that others must learn; never on the wire.
     pub(crate) changed_at: u32,
-    /// Different after every change of what readers see: the key of cached JSON.
-    pub(crate) revision: u32,
-    pub(crate) extra: u32,
-    pub(crate) cell: u32,
-    pub(crate) len: u16,
-    pub(crate) class: u8,
-    pub(crate) flags: u8,
+    extra: u32,
+}
+
+impl Aside {
+    const FREE: Self = Self {
+        prev: NIL,
+        next: NIL,
+        changed_at: 0,
+        extra: NIL,
+    };
 }
 
 impl Entry {
     const FREE: Self = Self {
         sid: Sid([0; 16]),
         digest: Digest([0; 16]),
-        created: [0; 2],
+        created: 0,
         last_access: Quarter(0),
         requests: 0,
         changes: 0,
-        prev: NIL,
-        next: NIL,
-        changed_at: 0,
         revision: 0,
-        extra: NIL,
         cell: 0,
         len: 0,
         class: Handle::EMPTY.class,
@@ -89,7 +104,7 @@ impl Entry {
 
     /// Milliseconds since 2020.
     pub(crate) fn created(&self) -> u64 {
-        self.packed() >> 16
+        self.created >> 16
     }
 
     pub(crate) fn created_unix(&self) -> u64 {
@@ -97,16 +112,11 @@ impl Entry {
     }
 
     pub(crate) fn birth(&self) -> NodeTag {
-        NodeTag::new(self.packed() as u16)
+        NodeTag::new(self.created as u16)
     }
 
     pub(crate) fn set_created(&mut self, created: u64, birth: NodeTag) {
-        let packed = created << 16 | u64::from(birth.get());
-        self.created = [packed as u32, (packed >> 32) as u32];
-    }
-
-    fn packed(&self) -> u64 {
-        u64::from(self.created[0]) | u64::from(self.created[1]) << 32
+        self.created = (created << 16) | u64::from(birth.get());
     }
 
     pub(crate) fn creation(&self) -> Stamp {
@@ -137,14 +147,32 @@ impl Entry {
         };
     }
 
-    /// 0 never presented, 1 anonymous, 2 authenticated: eviction takes the lowest first.
+    /// Notes an access; whether it is later than the last. The entry's place in the eviction order is
+    /// then no longer that of its last access.
+    #[inline]
+    pub(crate) fn accessed(&mut self, at: Quarter) -> bool {
+        let later = at > self.last_access;
+        if later {
+            self.last_access = at;
+            self.flags &= !flag::PLACED;
+        }
+        later
+    }
+
+    /// See [`rank_of`].
     #[inline]
     pub(crate) fn rank(&self) -> u8 {
-        if self.has(flag::AUTHENTICATED) {
-            2
-        } else {
-            self.flags & flag::PRESENTED
-        }
+        rank_of(self.flags)
+    }
+}
+
+/// 0 never presented, 1 anonymous, 2 authenticated: eviction takes the lowest first.
+#[inline]
+pub(crate) fn rank_of(flags: u8) -> u8 {
+    if flags & flag::AUTHENTICATED != 0 {
+        2
+    } else {
+        flags & flag::PRESENTED
     }
 }
 
@@ -164,6 +192,11 @@ impl Extra {
         self.secrets.is_empty() && self.counters.is_empty() && self.idle.is_none()
     }
 
+    /// Whether every request must look at it.
+    fn matters(&self) -> bool {
+        !self.counters.is_empty() || self.idle.is_some()
+    }
+
     /// About the memory that it takes.
     pub(crate) fn cost(&self) -> u64 {
         let lists = self.secrets.capacity() * size_of::<SecretEntry>()
@@ -175,7 +208,8 @@ impl Extra {
 /// Entries with what hangs on them.
 #[derive(Debug)]
 pub(crate) struct Store {
-    chunks: Vec<Box<[Entry]>>,
+    entries: Vec<Box<[Entry; CHUNK]>>,
+    asides: Vec<Box<[Aside; CHUNK]>>,
     free: u32,
     high: u32,
     live: u32,
@@ -186,7 +220,8 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new() -> Self {
         Self {
-            chunks: Vec::new(),
+            entries: Vec::new(),
+            asides: Vec::new(),
             free: NIL,
             high: 0,
             live: 0,
@@ -209,11 +244,12 @@ impl Store {
     pub(crate) fn insert(&mut self, entry: Entry) -> Option<u32> {
         let slot = if self.free != NIL {
             let slot = self.free;
-            self.free = self.at(slot).next;
+            self.free = self.aside(slot).next;
             slot
         } else if self.high < MAX_SLOT {
-            if self.high as usize >> CHUNK_BITS == self.chunks.len() {
-                self.chunks.push(vec![Entry::FREE; CHUNK].into());
+            if self.high as usize >> CHUNK_BITS == self.entries.len() {
+                self.entries.push(vec![Entry::FREE; CHUNK].try_into().ok()?);
+                self.asides.push(vec![Aside::FREE; CHUNK].try_into().ok()?);
             }
             self.high += 1;
             self.high - 1
@@ -222,19 +258,21 @@ impl Store {
         };
         self.live += 1;
         *self.at_mut(slot) = entry;
+        *self.aside_mut(slot) = Aside::FREE;
         Some(slot)
     }
 
     /// Frees a slot with all that hangs on it.
     pub(crate) fn remove(&mut self, slot: u32) {
-        let (handle, extra) = (self.at(slot).handle(), self.at(slot).extra);
+        let (handle, extra) = (self.at(slot).handle(), self.aside(slot).extra);
         self.arena.free(handle);
         if extra != NIL {
             self.extras.try_remove(extra as usize);
         }
-        *self.at_mut(slot) = Entry {
+        *self.at_mut(slot) = Entry::FREE;
+        *self.aside_mut(slot) = Aside {
             next: self.free,
-            ..Entry::FREE
+            ..Aside::FREE
         };
         self.free = slot;
         self.live -= 1;
@@ -242,35 +280,63 @@ impl Store {
 
     #[inline]
     pub(crate) fn at(&self, slot: u32) -> &Entry {
-        &self.chunks[(slot >> CHUNK_BITS) as usize][slot as usize & (CHUNK - 1)]
+        &self.entries[(slot >> CHUNK_BITS) as usize][slot as usize & (CHUNK - 1)]
     }
 
     #[inline]
     pub(crate) fn at_mut(&mut self, slot: u32) -> &mut Entry {
-        &mut self.chunks[(slot >> CHUNK_BITS) as usize][slot as usize & (CHUNK - 1)]
+        &mut self.entries[(slot >> CHUNK_BITS) as usize][slot as usize & (CHUNK - 1)]
+    }
+
+    #[inline]
+    pub(crate) fn aside(&self, slot: u32) -> &Aside {
+        &self.asides[(slot >> CHUNK_BITS) as usize][slot as usize & (CHUNK - 1)]
+    }
+
+    #[inline]
+    pub(crate) fn aside_mut(&mut self, slot: u32) -> &mut Aside {
+        &mut self.asides[(slot >> CHUNK_BITS) as usize][slot as usize & (CHUNK - 1)]
     }
 
     /// The entry, if the slot is in use.
+    #[inline]
     pub(crate) fn live(&self, slot: u32) -> Option<&Entry> {
         let entry = self
-            .chunks
+            .entries
             .get((slot >> CHUNK_BITS) as usize)?
             .get(slot as usize & (CHUNK - 1))?;
         entry.has(flag::LIVE).then_some(entry)
     }
 
-    #[inline]
-    pub(crate) fn extra(&self, entry: &Entry) -> Option<&Extra> {
-        if entry.extra == NIL {
+    /// What few sessions have.
+    pub(crate) fn extra(&self, slot: u32) -> Option<&Extra> {
+        let at = self.aside(slot).extra;
+        if at == NIL {
             None
         } else {
-            self.extras.get(entry.extra as usize).map(|b| &**b)
+            self.extras.get(at as usize).map(|b| &**b)
         }
+    }
+
+    /// The same where it holds an idle timeout or counters; else it is not looked at.
+    #[inline]
+    fn extra_that_matters(&self, slot: u32) -> Option<&Extra> {
+        if self.at(slot).has(flag::EXTRA) {
+            self.extra(slot)
+        } else {
+            None
+        }
+    }
+
+    /// The session's own idle timeout.
+    #[inline]
+    pub(crate) fn idle(&self, slot: u32) -> Option<Idle> {
+        self.extra_that_matters(slot).and_then(|x| x.idle)
     }
 
     /// Takes the rare part out, to be put back by [`Self::set_extra`].
     pub(crate) fn take_extra(&mut self, slot: u32) -> Extra {
-        let at = self.at(slot).extra;
+        let at = self.aside(slot).extra;
         if at == NIL {
             Extra::default()
         } else {
@@ -283,7 +349,8 @@ impl Store {
 
     /// Replaces the rare part.
     pub(crate) fn set_extra(&mut self, slot: u32, extra: Extra) {
-        let old = self.at(slot).extra;
+        let old = self.aside(slot).extra;
+        let matters = extra.matters();
         let new = match (old == NIL, extra.is_empty()) {
             (true, true) => NIL,
             (true, false) => self.extras.insert(Box::new(extra)) as u32,
@@ -298,7 +365,8 @@ impl Store {
                 old
             }
         };
-        self.at_mut(slot).extra = new;
+        self.aside_mut(slot).extra = new;
+        self.at_mut(slot).set(flag::EXTRA, matters);
     }
 
     #[inline]
@@ -312,29 +380,31 @@ impl Store {
     }
 
     /// Writes of data and attributes over all nodes.
-    pub(crate) fn version(&self, entry: &Entry) -> u64 {
+    #[inline]
+    pub(crate) fn version(&self, slot: u32) -> u64 {
         let others = self
-            .extra(entry)
+            .extra_that_matters(slot)
             .map_or(0, |x| x.counters.iter().map(|c| u64::from(c.changes)).sum());
-        u64::from(entry.changes) + others
+        u64::from(self.at(slot).changes) + others
     }
 
     /// Requests over all nodes.
-    pub(crate) fn requests(&self, entry: &Entry) -> u64 {
-        let others = self.extra(entry).map_or(0, |x| {
+    pub(crate) fn requests(&self, slot: u32) -> u64 {
+        let others = self.extra_that_matters(slot).map_or(0, |x| {
             x.counters.iter().map(|c| u64::from(c.requests)).sum()
         });
-        u64::from(entry.requests) + others
+        u64::from(self.at(slot).requests) + others
     }
 
     /// Bytes of memory that the session takes, its place in the indexes included.
-    pub(crate) fn cost(&self, entry: &Entry) -> u64 {
-        ENTRY_COST + self.arena.cost(entry.handle()) + self.extra(entry).map_or(0, Extra::cost)
+    pub(crate) fn cost(&self, slot: u32) -> u64 {
+        let handle = self.at(slot).handle();
+        ENTRY_COST + self.arena.cost(handle) + self.extra(slot).map_or(0, Extra::cost)
     }
 }
 
 /// An entry, its links and its cells in two indexes.
-const ENTRY_COST: u64 = size_of::<Entry>() as u64 + 8 + 12;
+const ENTRY_COST: u64 = (size_of::<Entry>() + size_of::<Aside>()) as u64 + 8 + 12;
 
 #[cfg(test)]
 mod tests {
@@ -342,7 +412,7 @@ mod tests {
 
     #[test]
     fn entries_are_small() {
-        assert_eq!(size_of::<Entry>(), 80);
+        assert_eq!((size_of::<Entry>(), size_of::<Aside>()), (64, 16));
     }
 
     #[test]

@@ -95,16 +95,16 @@ impl Shard {
     }
 
     /// All secrets of a session, the current one first.
-    pub(super) fn secrets(&self, entry: &Entry) -> Vec<SecretEntry> {
-        match self.store.extra(entry) {
+    pub(super) fn secrets(&self, slot: u32) -> Vec<SecretEntry> {
+        match self.store.extra(slot) {
             Some(extra) if !extra.secrets.is_empty() => extra.secrets.clone(),
-            _ => vec![inline_secret(entry)],
+            _ => vec![inline_secret(self.store.at(slot))],
         }
     }
 
     /// Merges secrets into a session's; the highest becomes current. Returns whether anything changed.
     pub(super) fn join_secrets(&mut self, slot: u32, new: &[SecretEntry], now: u64) -> bool {
-        let old = self.secrets(self.store.at(slot));
+        let old = self.secrets(slot);
         let mut secrets = old.clone();
         crate::merge::join_secrets(&mut secrets, new);
         if secrets == old {
@@ -130,7 +130,7 @@ impl Shard {
 
     /// Sets a session's own idle timeout if it is newer than the one that it has.
     pub(super) fn join_idle(&mut self, slot: u32, idle: Idle, now: u64) -> bool {
-        let old = self.store.extra(self.store.at(slot)).and_then(|x| x.idle);
+        let old = self.store.idle(slot);
         if old >= Some(idle) {
             return false;
         }
@@ -142,7 +142,7 @@ impl Shard {
 
     /// Moves a session to where it belongs after its flags or expiry have changed, without a use.
     pub(super) fn reorder(&mut self, slot: u32, now: u64, flags: u8) {
-        let expires = self.expires(self.store.at(slot));
+        let expires = self.expires(slot);
         self.order
             .moved(&mut self.store, slot, now, expires, false, flags);
     }

@@ -14,8 +14,10 @@ pub(crate) struct Session {
     /// As the shard last showed it, with touches since.
     pub(crate) record: Record,
     pub(crate) presented: bool,
-    /// Grows whenever the session goes to the end of its list.
+    /// Grows whenever the session is used or goes to the end of another list.
     pub(crate) order: u64,
+    /// Its last access when it came into its rank.
+    pub(crate) placed: Quarter,
     pub(crate) frequency: Frequency,
     /// What readers see.
     pub(crate) data: BTreeMap<String, String>,
@@ -80,6 +82,7 @@ impl Model {
             requests: record.counters.iter().map(|c| u64::from(c.requests)).sum(),
             presented,
             order: self.orders,
+            placed: record.last_access,
             frequency: Frequency::once(now),
             conflict: false,
             record,
@@ -156,6 +159,9 @@ impl Model {
         if let Some(now) = used {
             session.frequency = session.frequency.used(now);
         }
+        if Self::rank(&session) != before.0 {
+            session.placed = session.record.last_access;
+        }
         if used.is_some() || self.list(&session) != before {
             self.orders += 1;
             session.order = self.orders;
@@ -178,14 +184,35 @@ impl Model {
         shard_of(sid, self.shards)
     }
 
-    /// Who goes next in `shard`, but not `except`.
-    pub(crate) fn victim(&self, shard: usize, except: Option<Sid>) -> Option<Sid> {
-        let here = self
-            .present
-            .values()
-            .filter(|s| self.shard(&s.record.sid) == shard && Some(s.record.sid) != except);
-        here.min_by_key(|s| (self.list(s), s.order))
-            .map(|s| s.record.sid)
+    /// Panics unless `victim` is who goes next in `shard`, where `except` is spared.
+    ///
+    /// Under `lfu` and `ttl` that is one session. Under `lru`: one of the lowest rank, of those one of
+    /// the oldest quarter of last access; and of two that came into their rank in that quarter, the one
+    /// not used for longer.
+    pub(crate) fn check_victim(&self, shard: usize, except: Option<Sid>, victim: &Sid) {
+        let here = || {
+            let here = move |s: &&Session| self.shard(&s.record.sid) == shard;
+            self.present
+                .values()
+                .filter(here)
+                .filter(move |s| Some(s.record.sid) != except)
+        };
+        if self.policy.eviction != Eviction::Lru {
+            let next = here().min_by_key(|s| (self.list(s), s.order));
+            let next = next.map(|s| s.record.sid);
+            assert_eq!(next, Some(*victim), "the wrong victim");
+            return;
+        }
+        let key = |s: &Session| (Self::rank(s), s.record.last_access);
+        let still = |s: &Session| s.placed == s.record.last_access;
+        let victim = here().find(|s| s.record.sid == *victim);
+        let victim = victim.expect("a victim of this shard, not spared");
+        for other in here() {
+            assert!(key(victim) <= key(other), "another is older");
+            if key(victim) == key(other) && still(victim) && still(other) {
+                assert!(victim.order <= other.order, "another was used before it");
+            }
+        }
     }
 
     /// Live and unswept sessions with a subject, in order.

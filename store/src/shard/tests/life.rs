@@ -336,6 +336,56 @@ fn eviction_takes_the_never_presented_then_the_anonymous() {
 }
 
 #[test]
+fn the_least_recently_used_goes_even_within_one_instant() {
+    let mut b = bench(|p| p.max_sessions = 3);
+    let [first, second, third] = [b.create(), b.create(), b.create()];
+    b.valid(&first);
+    let fourth = b.create();
+    assert!(matches!(b.attach(&second), Attached::Dead(_)));
+    // All have come back: now recency alone decides, at once and after any time.
+    for wait in [0, 1, 250, 10_000] {
+        let mut b = bench(|p| p.max_sessions = 3);
+        let tokens = [b.create(), b.create(), b.create()];
+        for token in &tokens {
+            b.valid(token);
+        }
+        b.now += wait;
+        b.valid(&tokens[0]);
+        let new = b.create();
+        assert!(matches!(b.attach(&tokens[1]), Attached::Dead(_)), "{wait}");
+        for token in [&tokens[0], &tokens[2], &new] {
+            b.valid(token);
+        }
+        assert_eq!(b.shard.counts().searches_cut, 0);
+    }
+    for token in [&first, &third, &fourth] {
+        b.valid(token);
+    }
+}
+
+#[test]
+fn sweeps_keep_searches_short() {
+    for turns in [0, 1] {
+        let mut b = bench(|p| p.max_sessions = 200);
+        let tokens: Vec<_> = (0..200).map(|_| b.create()).collect();
+        for token in &tokens {
+            b.valid(token);
+        }
+        for token in tokens.iter().rev() {
+            b.now += 250;
+            b.valid(token);
+        }
+        for _ in 0..turns {
+            b.shard.sweep(b.now, 1000);
+        }
+        b.create();
+        assert_eq!(b.shard.counts().searches_cut, 1 - turns);
+        let oldest = matches!(b.attach(&tokens[199]), Attached::Dead(_));
+        assert_eq!(oldest, turns == 1);
+    }
+}
+
+#[test]
 fn bytes_are_bounded_and_counted_to_zero() {
     let mut b = bench(|p| (p.max_bytes, p.max_size) = (20_000, 8192));
     let tokens: Vec<_> = (0..10).map(|_| b.create()).collect();
