@@ -105,6 +105,16 @@ pub enum Side {
     Pipe,
 }
 
+/// What a transfer does, as it tells whoever watches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// So many more bytes have reached the destination.
+    Moved(u64),
+    /// It waits for the source (`Read`) or for the destination (`Write`): the place to arm the deadline
+    /// of that side, and to take the other's away, since nobody is late while the other one is waited for.
+    Waits(Side),
+}
+
 /// A transfer that failed.
 #[derive(Debug)]
 pub struct SpliceError {
@@ -182,11 +192,17 @@ impl Transfer<'_> {
     }
 
     /// Fills an empty pipe with at most `n` bytes; 0 at the end of the source.
-    async fn fill(&mut self, wait_first: bool, n: u64) -> Result<(Pipe, usize), SpliceError> {
+    async fn fill(
+        &mut self,
+        wait_first: bool,
+        n: u64,
+        watch: &mut impl FnMut(Step),
+    ) -> Result<(Pipe, usize), SpliceError> {
         let mut wait = wait_first;
         loop {
             if wait {
                 self.unfair = 0;
+                watch(Step::Waits(Side::Read));
                 self.from.readable().await.map_err(self.fail(Side::Read))?;
             }
             let pipe = Pipe::take().map_err(self.fail(Side::Pipe))?;
@@ -210,7 +226,7 @@ impl Transfer<'_> {
         &mut self,
         pipe: &Pipe,
         mut filled: usize,
-        progress: &mut impl FnMut(u64),
+        watch: &mut impl FnMut(Step),
     ) -> Result<(), SpliceError> {
         while filled > 0 {
             match splice(pipe.reader.as_raw_fd(), self.to.raw_fd(), filled) {
@@ -219,7 +235,7 @@ impl Transfer<'_> {
                     filled -= sent;
                     self.moved += sent as u64;
                     self.unfair += sent as u64;
-                    progress(sent as u64);
+                    watch(Step::Moved(sent as u64));
                     if filled == 0 {
                         break;
                     }
@@ -228,6 +244,7 @@ impl Transfer<'_> {
                 Err(e) => return Err(self.fail(Side::Write)(e)),
             }
             self.unfair = 0;
+            watch(Step::Waits(Side::Write));
             self.to.writable().await.map_err(self.fail(Side::Write))?;
         }
         Ok(())
@@ -237,12 +254,12 @@ impl Transfer<'_> {
         &mut self,
         n: u64,
         exact: bool,
-        progress: &mut impl FnMut(u64),
+        watch: &mut impl FnMut(Step),
     ) -> Result<(), SpliceError> {
         // What was read before (a head) often came with the first of this: look before waiting.
         let mut wait_first = false;
         while self.moved < n {
-            let (pipe, filled) = self.fill(wait_first, n - self.moved).await?;
+            let (pipe, filled) = self.fill(wait_first, n - self.moved, watch).await?;
             if filled == 0 {
                 pipe.give_back();
                 if exact {
@@ -252,7 +269,7 @@ impl Transfer<'_> {
             }
             // Less than there was room for: the source is dry, so that the next look would be in vain.
             wait_first = filled < pipe.size;
-            self.empty(&pipe, filled, progress).await?;
+            self.empty(&pipe, filled, watch).await?;
             pipe.give_back();
             if self.unfair >= FAIR {
                 self.unfair = 0;
@@ -268,7 +285,7 @@ async fn transfer(
     to: &Stream,
     n: u64,
     exact: bool,
-    mut progress: impl FnMut(u64),
+    mut watch: impl FnMut(Step),
 ) -> Result<u64, SpliceError> {
     let _modes = (from.hold_nonblocking(), to.hold_nonblocking());
     let mut transfer = Transfer {
@@ -277,12 +294,12 @@ async fn transfer(
         moved: 0,
         unfair: 0,
     };
-    transfer.run(n, exact, &mut progress).await?;
+    transfer.run(n, exact, &mut watch).await?;
     Ok(transfer.moved)
 }
 
-/// Moves exactly `n` bytes. `progress` is told of every part that reached the destination, which is
-/// the place to set deadlines anew. Returns `n`.
+/// Moves exactly `n` bytes. `watch` is told of every part that reached the destination and of every
+/// wait, which is the place for deadlines. Returns `n`.
 ///
 /// # Errors
 /// Either side's, or the source's early end.
@@ -290,9 +307,9 @@ pub async fn splice_exact(
     from: &Stream,
     to: &Stream,
     n: u64,
-    progress: impl FnMut(u64),
+    watch: impl FnMut(Step),
 ) -> Result<u64, SpliceError> {
-    transfer(from, to, n, true, progress).await
+    transfer(from, to, n, true, watch).await
 }
 
 /// Moves all until the source's end. Returns how much that was. The destination is left open.
@@ -302,9 +319,14 @@ pub async fn splice_exact(
 pub async fn splice_to_end(
     from: &Stream,
     to: &Stream,
-    progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64),
 ) -> Result<u64, SpliceError> {
-    transfer(from, to, u64::MAX, false, progress).await
+    let watch = |step| {
+        if let Step::Moved(n) = step {
+            progress(n);
+        }
+    };
+    transfer(from, to, u64::MAX, false, watch).await
 }
 
 /// How a tunnel ended.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::*;
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::Expire;
-use holdfast_runtime::splice::{self, Side};
+use holdfast_runtime::splice::{self, Side, Step};
 use holdfast_runtime::stream::Stream;
 
 fn std_pair() -> (TcpStream, TcpStream) {
@@ -53,7 +53,12 @@ fn exactly_so_many_bytes_and_the_stream_goes_on_after_them() {
         });
         let (from, to) = (stream(from), stream(to));
         let told = Cell::new(0);
-        let moved = splice::splice_exact(&from, &to, total, |n| told.set(told.get() + n))
+        let watch = |step| {
+            if let Step::Moved(n) = step {
+                told.set(told.get() + n);
+            }
+        };
+        let moved = splice::splice_exact(&from, &to, total, watch)
             .await
             .unwrap();
         assert_eq!((moved, told.get()), (total, total));

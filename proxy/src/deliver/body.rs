@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::Expire;
-use holdfast_runtime::splice;
+use holdfast_runtime::splice::{self, Step};
 
 use crate::accept::Conn;
 use crate::core::Core;
@@ -161,11 +161,17 @@ async fn spliced(
     sent: &mut u64,
 ) -> Result<u64, End> {
     conn.stream.disarm();
-    let moved = splice::splice_exact(&up.stream, &conn.stream, left, |n| {
-        core.metrics().add(Metric::BytesToClients, n);
-        *sent += n;
+    let moved = splice::splice_exact(&up.stream, &conn.stream, left, |step| match step {
+        Step::Moved(n) => {
+            core.metrics().add(Metric::BytesToClients, n);
+            *sent += n;
+        }
+        // A client that takes nothing for so long doesn't hold its upstream for ever.
+        Step::Waits(splice::Side::Write) => conn.stream.arm(CLIENT_STALL, Expire::Both),
+        Step::Waits(_) => conn.stream.disarm(),
     })
     .await;
+    conn.stream.disarm();
     moved.map_err(|e| {
         if e.side == splice::Side::Read {
             End::Upstream

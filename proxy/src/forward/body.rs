@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::{Expire, Slot};
-use holdfast_runtime::splice;
+use holdfast_runtime::splice::{self, Step};
 use holdfast_runtime::stream::Stream;
 
 use crate::accept::Conn;
@@ -368,20 +368,21 @@ async fn spliced(
 ) -> Result<u64, BodyError> {
     let limit = core.shared.plan.limits.body_bytes;
     let n = if limit > 0 { left.min(limit) } else { left };
-    if !gap(core).is_zero() {
-        slot.arm(gap(core), Expire::Read);
-    }
     let mut slow = false;
-    let moved = splice::splice_exact(client, upstream, n, |moved| {
-        if !gap(core).is_zero() {
+    let moved = splice::splice_exact(client, upstream, n, |step| match step {
+        Step::Moved(moved) => {
+            core.metrics().add(Metric::BytesFromClients, moved);
+            if !rate.progress(core, moved) && !slow {
+                slow = true;
+                // The transfer then ends by itself, as it does when the deadline passes.
+                let _ = client.shutdown(std::net::Shutdown::Read);
+            }
+        }
+        Step::Waits(splice::Side::Read) if !gap(core).is_zero() => {
             slot.arm(gap(core), Expire::Read);
         }
-        core.metrics().add(Metric::BytesFromClients, moved);
-        if !rate.progress(core, moved) && !slow {
-            slow = true;
-            // The transfer then ends by itself, as it does when the deadline passes.
-            let _ = client.shutdown(std::net::Shutdown::Read);
-        }
+        // The upstream is slow: that is no fault of the client's.
+        Step::Waits(_) => slot.disarm(),
     })
     .await;
     let expired = slot.expired();

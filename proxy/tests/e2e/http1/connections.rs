@@ -98,7 +98,7 @@ fn a_thousand_pipelined_requests_are_a_thousand_answers() {
 #[test]
 fn a_client_that_asks_to_close_is_told_and_closed() {
     let upstream = Upstream::named("a");
-    let gateway = plain(&[&upstream]);
+    let gateway = plain_with(&[&upstream], "runtime: { cores: 1 }\n", "");
     let mut connection = gateway.connect();
     let response = connection
         .exchange("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::plain;
+use super::{plain, plain_with};
 use crate::harness::http::Framing;
 use crate::harness::{Gate, PATIENCE, Upstream, eventually};
 
@@ -202,6 +202,43 @@ fn a_slow_reader_of_a_big_response_does_not_grow_the_gateway() {
         grown < 6 * 1024,
         "grew by {grown} KiB over the whole transfer"
     );
+}
+
+#[test]
+fn a_slow_upstream_is_no_fault_of_its_client() {
+    const TOTAL: usize = 40 * MEGABYTE;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::raw("a", move |link| {
+        if link.head().is_none() {
+            return;
+        }
+        held.wait();
+        let mut read = 0;
+        while read < TOTAL {
+            let Ok(block) = link.wire.take(65536) else {
+                return;
+            };
+            read += block.len();
+        }
+        link.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let gateway = plain_with(&[&upstream], "limits: { bodyTimeout: 1s }\n", "");
+    let mut connection = gateway.connect();
+    connection.send(format!(
+        "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: {TOTAL}\r\n\r\n"
+    ));
+    let mut writer = connection.wire.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || writer.write_all(&vec![b'y'; TOTAL]));
+    connection.patience(Duration::from_millis(3000));
+    assert!(
+        connection.wire.fill().is_err(),
+        "neither an answer nor the end: the client has done what it could"
+    );
+    connection.patience(PATIENCE);
+    gate.open();
+    sender.join().unwrap().expect("it all goes in the end");
+    connection.response("PUT").expect(200);
 }
 
 #[test]

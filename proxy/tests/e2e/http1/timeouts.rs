@@ -5,7 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::{plain, plain_with};
-use crate::harness::{Connection, Gate, Gateway, PATIENCE, Reply, Upstream, eventually};
+use crate::harness::{
+    Connection, Gate, Gateway, PATIENCE, Reply, Upstream, eventually, eventually_within,
+};
 
 /// Nothing, and not the end either, comes within the time.
 #[track_caller]
@@ -245,4 +247,22 @@ fn defaults_do_not_hurry_anybody() {
     expect_silence(&mut connection, 1500);
     connection.send("b");
     assert_eq!(connection.response("POST").expect(200).text(), "ab");
+}
+
+#[test]
+#[ignore = "takes over a minute (--run-ignored all)"]
+fn a_client_that_stops_reading_does_not_hold_its_upstream_for_ever() {
+    let upstream = Upstream::raw("a", |link| {
+        if link.request().is_some() {
+            link.send("HTTP/1.1 200 OK\r\nContent-Length: 500000000\r\n\r\n");
+            while link.send([b'x'; 65536]) {}
+        }
+    });
+    let gateway = plain(&[&upstream]);
+    let mut connection = gateway.connect();
+    connection.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(connection.head().status(), 200);
+    eventually_within(Duration::from_secs(100), "the upstream is let go", || {
+        (upstream.open() == 0).then_some(())
+    });
 }
