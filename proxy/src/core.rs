@@ -610,6 +610,7 @@ fn give_back(core: &Core) {
     let over = left == core.left_before.get() || left >= 64 * WAVE;
     if left >= WAVE && over {
         core.left.set(0);
+        buffers::shrink(KEEP_POOLED);
         memory::give_back();
     }
     core.left_before.set(core.left.get());

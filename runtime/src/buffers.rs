@@ -94,6 +94,11 @@ pub fn trim(keep: usize) {
     });
 }
 
+/// Frees all of this thread's pooled buffers beyond `keep`.
+pub fn shrink(keep: usize) {
+    POOL.with(|pool| pool.free.borrow_mut().truncate(keep));
+}
+
 /// Initialised memory with a filled part: bytes are read off its front and written behind its end.
 ///
 /// As an operand of an operation, the filled part is what is written, and the spare tail is what is
