@@ -80,13 +80,9 @@ impl Bench {
             bench.now += u64::from(n % 4 == 0);
             bench.create(n, entropy);
         }
-        for i in (1..sessions).rev() {
-            bench
-                .tokens
-                .swap(i, (entropy.word() % (i as u64 + 1)) as usize);
-        }
         // All have come back once: what is measured is not a first return.
         bench.round(sessions, None);
+        bench.shuffle(entropy);
         bench
     }
 
@@ -119,6 +115,15 @@ impl Bench {
         });
     }
 
+    /// A new order for every round: else a session's neighbours in the order of use would be those
+    /// that come before and after it in every round, and be found in the processor's cache.
+    fn shuffle(&mut self, entropy: &mut Seeded) {
+        for i in (1..self.tokens.len()).rev() {
+            let other = (entropy.word() % (i as u64 + 1)) as usize;
+            self.tokens.swap(i, other);
+        }
+    }
+
     /// Attaches `count` times; nanoseconds each.
     fn round(&mut self, count: usize, mut json: Option<&mut Vec<u8>>) -> f64 {
         let start = on_processor();
@@ -145,7 +150,9 @@ fn main() {
     let mut out = Vec::new();
     for _ in 0..rounds.unwrap_or(5) {
         for (bench, best) in benches.iter_mut().zip(&mut best) {
+            bench.shuffle(&mut entropy);
             best[0] = best[0].min(bench.round(ATTACHES, None));
+            bench.shuffle(&mut entropy);
             best[1] = best[1].min(bench.round(ATTACHES, Some(&mut out)));
         }
     }

@@ -7,7 +7,7 @@
 //! Invariants: created + received − destroyed − expired − evicted = live; a destroyed session never
 //! returns while its tombstone stands; an expired one is never served, swept or not; the victim of an
 //! eviction is the one that the policy names (exactly under `lfu` and `ttl`, to a quarter of a second and
-//! within the bounds of [`recency`] under `lru`); whoever crosses `max_sessions` or `max_bytes`
+//! within counted bounds under `lru`); whoever crosses `max_sessions` or `max_bytes`
 //! evicts its own, never the session that it has just made.
 //!
 //! Deliberately absent: timers for each session (expiry is judged at lookup and swept by a cursor), and
