@@ -11,6 +11,7 @@ use holdfast_store::session::{
     Applied, Apply, Commands, Dead, Destroy, Eviction, Fresh, Policy, Reason, Refused, Target,
 };
 use holdfast_store::shard::{Attached, Home, LocalTotals, Shard};
+use holdfast_store::time::Quarter;
 use holdfast_store::token::{Kind, Presented, Signature};
 
 use crate::Random;
@@ -30,6 +31,8 @@ pub(crate) struct World {
     tokens: Vec<Fresh>,
     /// Records seen earlier, with what they were.
     snapshots: Vec<(Record, bool)>,
+    /// No long pauses: sessions are evicted rather than expire.
+    calm: bool,
 }
 
 fn policy(random: &mut Random) -> Policy {
@@ -85,6 +88,7 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let policy = policy(&mut random);
+        let calm = random.once_in(2);
         let count = random.below(3) as usize + 1;
         let (shared, totals) = (Arc::new(policy.clone()), LocalTotals::default());
         let make = |shard| {
@@ -107,6 +111,7 @@ impl World {
             random,
             tokens: Vec::new(),
             snapshots: Vec::new(),
+            calm,
         }
     }
 
@@ -125,6 +130,7 @@ impl World {
 
     fn advance(&mut self) {
         let most = match self.random.below(20) {
+            0..4 if self.calm => SECOND / 4,
             0 => 12 * 60 * MINUTE,
             1..4 => 10 * MINUTE,
             4..10 => SECOND / 4,
@@ -574,9 +580,14 @@ impl World {
         if self.snapshots.is_empty() {
             return;
         }
-        let record = self.snapshots[self.random.below(self.snapshots.len() as u64) as usize]
+        let mut record = self.snapshots[self.random.below(self.snapshots.len() as u64) as usize]
             .0
             .clone();
+        if self.random.once_in(2) {
+            // It has been used there meanwhile.
+            let ago = self.random.below(4 * SECOND);
+            record.last_access = record.last_access.max(Quarter::of(self.now - ago));
+        }
         let (sid, shard) = (record.sid, self.model.shard(&record.sid));
         let remembered = self.shards[shard].is_tombstoned(&sid);
         let was_present = self.model.present.contains_key(&sid);
