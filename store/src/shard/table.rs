@@ -72,6 +72,13 @@ impl Table {
         }
     }
 
+    /// The cell at which a search for `hash` begins, for a prefetch: it is not read.
+    #[inline]
+    pub(crate) fn first_cell(&self, hash: u64) -> Option<&u32> {
+        let cells = &self.segments[segment_of(hash)].cells;
+        cells.get(home(hash, cells.len()))
+    }
+
     /// Adds `slot`, which must not be there. `hash_of` gives the hash of any slot in the table.
     pub(crate) fn insert(&mut self, hash: u64, slot: u32, hash_of: impl Fn(u32) -> u64) {
         debug_assert!(slot <= MAX_SLOT);

@@ -364,6 +364,30 @@ fn the_least_recently_used_goes_even_within_one_instant() {
 }
 
 #[test]
+fn what_will_be_read_is_named() {
+    let mut b = bench(|_| ());
+    let nobody = Sid([9; 16]);
+    assert!(b.shard.first_read(&nobody).is_none() && b.shard.second_read(&nobody).is_none());
+    let tokens: Vec<_> = (0..500).map(|_| b.create()).collect();
+    let named = |token: &&Fresh| {
+        assert!(b.shard.first_read(&token.sid).is_some());
+        let named = b.shard.second_read(&token.sid);
+        named.expect("at least one like it") == &token.sid
+    };
+    let right = tokens.iter().filter(named).count();
+    assert!(right > 450, "most are those that are meant: {right}");
+    let set = Commands {
+        set: fields(r#"{"cart":"c-1"}"#),
+        ..Commands::default()
+    };
+    b.apply(tokens[0].target(), set);
+    let slot = b.valid(&tokens[0]).slot;
+    assert!(b.shard.json_read(slot).ends_with(b"\"c-1\""));
+    b.shard.destroy(&tokens[0].sid, Reason::Admin, b.now);
+    assert_eq!(b.shard.json_read(slot), b"", "gone");
+}
+
+#[test]
 fn sweeps_keep_searches_short() {
     for turns in [0, 1] {
         let mut b = bench(|p| p.max_sessions = 200);
