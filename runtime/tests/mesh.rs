@@ -280,6 +280,53 @@ fn a_full_ring_spills_in_order_and_a_sleeping_sender_is_rung_for_room() {
 }
 
 #[test]
+fn a_spill_behind_a_sleeping_pump_moves_on() {
+    let _alone = alone();
+    const COUNT: u64 = 2_000;
+    for driver in drivers() {
+        let mut ports = mesh::build::<u64>(2, 2).into_iter();
+        let (first, second) = (ports.next().unwrap(), ports.next().unwrap());
+        let sender = start(&Kind::Monoio(driver.clone()), move || async move {
+            let local = first.local();
+            let ended = Rc::new(Cell::new(false));
+            // The pump sleeps while another task of the thread sends more than there is room for.
+            monoio::spawn({
+                let (local, ended) = (local.clone(), ended.clone());
+                async move { local.pump(move |_, _| ended.set(true)).await }
+            });
+            for n in 0..COUNT {
+                local.send(1, n);
+                if n % 5 == 0 {
+                    yielder::turn().await;
+                }
+            }
+            while !ended.get() {
+                monoio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(local.stats().spilled, 0);
+        });
+        let receiver = start(&Kind::Monoio(driver), move || async move {
+            let local = second.local();
+            let next = Cell::new(0);
+            while next.get() < COUNT {
+                let count = local.drain(&mut |_, n| {
+                    assert_eq!(n, next.get());
+                    next.set(n + 1);
+                });
+                if count == 0 {
+                    local.ready().await;
+                } else if next.get().is_multiple_of(7) {
+                    monoio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+            local.send(0, 0);
+        });
+        sender();
+        receiver();
+    }
+}
+
+#[test]
 fn an_awake_reader_is_never_rung() {
     let mut ports = mesh::build::<u64>(2, 1024).into_iter();
     let (first, second) = (ports.next().unwrap().local(), ports.next().unwrap().local());

@@ -8,8 +8,9 @@
 //! Invariants: nothing is dropped, and messages of one pair arrive in order. A bell is rung only when
 //! its party has said that it sleeps, so an awake reader costs its senders no syscall. No wake-up is
 //! lost: the reader arms, fences and looks again; the sender pushes, fences and looks whether it is
-//! armed. A full ring sends what follows to a spill queue of the sender, counted; the reader rings
-//! the sender when there is room again, so a spill can't get stuck while both pump.
+//! armed. A full ring sends what follows to a spill queue of the sender, counted. A sender that goes
+//! to sleep on one arms, says that it starves, fences and looks again; the reader makes room, fences
+//! and looks whether it starves: so a spill can't get stuck while both pump.
 //!
 //! Every party must pump for as long as others send to it. When a party's thread ends, its waker is
 //! taken back there: another thread must never be the one that drops the last reference to a task.
@@ -83,7 +84,7 @@ pub(crate) fn end() {
     BELLS.with(Bells::silence);
 }
 
-/// Set by a sender that has messages in its spill queue; cleared by the reader who rings for room.
+/// Set by a sender that sleeps on messages in its spill queue; cleared by the reader who rings for room.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Starved(AtomicBool);
@@ -112,18 +113,7 @@ impl<M> Outbox<M> {
     /// Moves what has room from the spill queue to the ring; whether anything moved.
     fn flush(&mut self) -> bool {
         let mut moved = false;
-        while !self.spill.is_empty() {
-            if self.ring.is_full() {
-                // Say that we wait, then look again: the reader clears it before it looks for us.
-                self.starved.0.store(true, Ordering::Relaxed);
-                fence(Ordering::SeqCst);
-                if self.ring.is_full() {
-                    break;
-                }
-            }
-            let Some(message) = self.spill.pop_front() else {
-                break;
-            };
+        while let Some(message) = self.spill.pop_front() {
             match self.ring.push(message) {
                 Ok(()) => moved = true,
                 Err(PushError::Full(message)) => {
@@ -133,6 +123,15 @@ impl<M> Outbox<M> {
             }
         }
         moved
+    }
+
+    /// Says, if something spilled, that the sender sleeps until there is room. To be said after the
+    /// sender's bell was armed and before it looks at the ring for the last time: the reader takes the
+    /// word back when it rings, so it must be given anew before every sleep.
+    fn starve(&self) {
+        if !self.spill.is_empty() {
+            self.starved.0.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -153,8 +152,7 @@ impl<M> Inbox<M> {
             chunk.into_iter().for_each(|message| each(from, message));
         }
         fence(Ordering::SeqCst);
-        if self.starved.0.load(Ordering::Relaxed) {
-            self.starved.0.store(false, Ordering::Relaxed);
+        if self.starved.0.load(Ordering::Relaxed) && self.starved.0.swap(false, Ordering::AcqRel) {
             self.bell.ring();
         }
         count
@@ -327,6 +325,9 @@ impl<M> Local<M> {
         if outbox.send(message) {
             shared.spills.set(shared.spills.get() + 1);
             let before = outbox.spill.len() - 1;
+            // The pump may be asleep already: it is rung for room like one that goes to sleep now.
+            outbox.starve();
+            fence(Ordering::SeqCst);
             outbox.flush();
             shared
                 .spilled
@@ -414,6 +415,14 @@ impl<M> Local<M> {
             let bell = &*self.0.bell;
             bell.waker.register(cx.waker());
             bell.asleep.store(true, Ordering::SeqCst);
+            if self.0.spilled.get() > 0 {
+                self.0
+                    .outboxes
+                    .borrow()
+                    .iter()
+                    .flatten()
+                    .for_each(Outbox::starve);
+            }
             fence(Ordering::SeqCst);
             if self.has_work() {
                 return Poll::Ready(());
