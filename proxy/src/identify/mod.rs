@@ -12,7 +12,6 @@
 use std::net::IpAddr;
 
 use holdfast_config::plan::{Plan, Source};
-use holdfast_store::id::Sid;
 use holdfast_store::token::{Keys, Kind, Presented, Token, TokenError};
 use smallvec::SmallVec;
 
@@ -353,9 +352,4 @@ fn from_query(core: &Core, conn: &Conn, identified: &mut Identified) {
         push(identified, i, found);
         identified.request.query = Some(rest.into_boxed_slice());
     }
-}
-
-/// Two tokens of one source that name different sessions.
-pub fn differ(a: &Sid, b: &Sid) -> bool {
-    a.0 != b.0
 }

@@ -308,11 +308,11 @@ pub async fn attach(
         }
         judge(core, carried, &mut attached).await;
     }
-    if let Some(source) = attached.doubled {
+    if attached.doubled.is_some() {
         attached.live = None;
         attached.standing = Standing::Refused;
         core.metrics().count(Metric::MissDoubled);
-        doubled_event(core, source);
+        doubled_event(core);
     }
     record.session = match attached.standing {
         Standing::None => "none",
@@ -335,7 +335,7 @@ pub async fn attach(
     Ok(attached)
 }
 
-fn doubled_event(core: &Core, _source: u8) {
+fn doubled_event(core: &Core) {
     core.emit(crate::event::Event {
         kind: crate::event::EventKind::SessionValidationFailed,
         at: core.wall_ms(),
