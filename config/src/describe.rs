@@ -142,7 +142,12 @@ fn services(plan: &Plan, out: &mut String) {
         line!(out, "  none (`run` needs at least one)");
     }
     for s in &plan.services {
-        line!(out, "  {}  {}", s.name, balancing(s.balancing));
+        let proxied = if s.proxy_protocol {
+            ", PROXY protocol"
+        } else {
+            ""
+        };
+        line!(out, "  {}  {}{proxied}", s.name, balancing(s.balancing));
         for u in &s.upstreams {
             let address = match &u.address {
                 UpstreamAddress::Ip(a) => a.to_string(),

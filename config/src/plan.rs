@@ -467,7 +467,10 @@ pub const LOG_FIELDS: &[(&str, &str)] = &[
     ("requestId", "X-Request-ID, kept or made"),
     ("traceparent", "as received"),
     ("client", "client address behind trusted proxies"),
-    ("peer", "address of the connection's other end"),
+    (
+        "peer",
+        "address of the connection's other end; with proxyProtocol the one that it speaks for",
+    ),
     ("listener", "address that the connection came to"),
     ("method", "request method"),
     ("host", "Host of the request"),

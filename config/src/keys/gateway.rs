@@ -53,7 +53,7 @@ fn listeners() -> Vec<Key> {
         key(p("tls"), OneOrMany, ABSENT, "Ends TLS here; a list gives several certificates by SNI.", No("TLS towards clients; the listener serves plain HTTP")),
         key(p("tls[].certificate"), Text(Form::Any), Required, "PEM file of the certificate chain.", Yes),
         key(p("tls[].key"), Text(Form::Any), Required, "PEM file of the private key.", Yes),
-        key(p("proxyProtocol"), Bool, Is("false"), "Requires a PROXY protocol header (v1 or v2) on every connection.", No("the PROXY protocol towards clients")),
+        key(p("proxyProtocol"), Bool, Is("false"), "Requires a PROXY protocol header (v1 or v2) on every connection.", Yes),
         key(p("trustedProxies"), Texts(Form::Cidr), Is("[]"), "Peers whose X-Forwarded-For, -Proto and Forwarded are believed.", Yes),
         key(p("pathPolicy"), Enum(&["strict", "raw"]), Is("strict"), "strict answers 400 to %2F, %5C, %00 and \\ in a path; raw forwards them as they are.", Yes),
         key("gateway.admin", Map, ABSENT, "The administration endpoint; on unless `enabled: false`.", Yes),
@@ -152,7 +152,7 @@ fn services() -> Vec<Key> {
         key(p("drainRate"), Int(0, 1_000_000), Is("0"), "Pins a second that a draining upstream gives up; 0: none.", Yes),
         key(p("queueTimeout"), Duration, Is("1s"), "How long a request waits for a place under connections.max.", Yes),
         key(p("protocol"), Enum(&["http1", "h2"]), Is("http1"), "What is spoken to the upstreams.", No("HTTP/2 towards upstreams; HTTP/1.1 is spoken")),
-        key(p("proxyProtocol"), Bool, Is("false"), "Sends a PROXY v2 header to the upstreams.", No("the PROXY protocol towards upstreams")),
+        key(p("proxyProtocol"), Bool, Is("false"), "Sends a PROXY v2 header with the client's address on every connection to the upstreams; each then serves one client.", Yes),
     ]
 }
 

@@ -9,6 +9,8 @@
 //! `Shared::connections` from accept to close, parked or not. It deliberately knows nothing of HTTP
 //! but the time a head may take. Tested end to end, and the lot in the runtime crate.
 
+pub mod proxied;
+
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -40,7 +42,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 pub struct Conn {
     /// Its socket. Shared only with the pump of a request's body, and never past the exchange.
     pub stream: Rc<Stream>,
-    /// Who is at the other end (IPv4-mapped addresses as IPv4).
+    /// Who is at the other end, by the PROXY header where there was one (IPv4-mapped addresses as IPv4).
     pub peer: SocketAddr,
     /// Index into `Plan::listeners`.
     pub listener: u16,
@@ -155,7 +157,11 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
             requests: 0,
         },
     );
-    monoio::spawn(run(core, conn));
+    if core.shared.plan.listeners[listener as usize].proxy_protocol {
+        monoio::spawn(run_proxied(core, conn));
+    } else {
+        monoio::spawn(run(core, conn));
+    }
 }
 
 /// Is this an address of this machine alone?
@@ -197,6 +203,16 @@ pub fn closed(core: &Core) {
     core.open.set(core.open.get() - 1);
     core.left.set(core.left.get().saturating_add(1));
     core.check_drained();
+}
+
+/// Serves a connection that must say first whom it speaks for.
+async fn run_proxied(core: &'static Core, mut conn: Conn) {
+    // Boxed, so that it takes no room once it is done.
+    if Box::pin(proxied::header(core, &mut conn)).await {
+        return run(core, conn).await;
+    }
+    drop(conn);
+    closed(core);
 }
 
 /// Serves one connection until it ends or is parked.

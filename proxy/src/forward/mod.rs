@@ -11,6 +11,7 @@
 pub mod body;
 pub mod head;
 pub mod pool;
+pub mod proxied;
 pub mod queue;
 
 use std::time::Duration;
@@ -178,7 +179,8 @@ async fn attempt(
 ) -> Result<Exchange, Failure> {
     let at = pinned.at;
     let careful = !conn.head.method.idempotent() || matches!(outgoing, Outgoing::Streaming);
-    let up = pool::checkout(core, at, fresh, careful)
+    let client = proxied::Client::of(core, conn, pinned);
+    let up = pool::checkout(core, at, fresh, careful, client)
         .await
         .map_err(Failure::Connect)?;
     let mut out = Buffer::take();

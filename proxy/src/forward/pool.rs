@@ -18,6 +18,7 @@ use holdfast_config::plan::UpstreamAddress;
 use holdfast_runtime::stream::{Stream, Target};
 
 use crate::core::Core;
+use crate::forward::proxied::Client;
 use crate::message::UpstreamRef;
 use crate::metrics::Metric;
 
@@ -28,12 +29,15 @@ pub struct UpstreamConn {
     pub stream: Rc<Stream>,
     /// It was in the pool before.
     pub reused: bool,
+    /// Whom its PROXY header names; it serves no other client.
+    pub client: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
 struct Idle {
     stream: Rc<Stream>,
     since_ms: u64,
+    client: Option<SocketAddr>,
 }
 
 /// The idle connections of one upstream on this core.
@@ -75,6 +79,16 @@ impl Pool {
         }
     }
 
+    /// The newest idle connection; where connections name their client, of this client's.
+    fn take(&self, client: Option<SocketAddr>) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        if client.is_none() && idle.last().is_some_and(|last| last.client.is_none()) {
+            return idle.pop();
+        }
+        let at = idle.iter().rposition(|one| one.client == client)?;
+        Some(idle.remove(at))
+    }
+
     /// Closes what has idled too long or was closed by the upstream. Called about once a second.
     pub fn sweep(&self, now_ms: u64, idle_timeout: Duration) {
         let limit = idle_timeout.as_millis() as u64;
@@ -106,21 +120,20 @@ const LOOK_AFTER_MS: u64 = 20;
 
 /// Takes a kept connection, or makes one. `fresh` asks for a new one; `careful` looks whether a kept
 /// one was closed, or was sent what nobody asked for, before it is used (one syscall: for requests
-/// that could not be tried again). One that has idled for `LOOK_AFTER_MS` is looked at anyway: a
+/// that could not be tried again). `client` is whom the connection's PROXY header names, where the
+/// service has one: only a connection that names the same is used again. One that has idled for `LOOK_AFTER_MS` is looked at anyway: a
 /// response that nobody asked for must not become the answer to the next request.
 pub async fn checkout(
     core: &Core,
     at: UpstreamRef,
     fresh: bool,
     careful: bool,
+    client: Option<Client<'_>>,
 ) -> Result<UpstreamConn, ConnectError> {
     let pool = core.pool(at);
+    let named = client.map(|client| client.address);
     let kept = || {
-        if fresh {
-            None
-        } else {
-            pool.idle.borrow_mut().pop()
-        }
+        if fresh { None } else { pool.take(named) }
     };
     while let Some(idle) = kept() {
         let idled = core.now_ms().saturating_sub(idle.since_ms) >= LOOK_AFTER_MS;
@@ -132,6 +145,7 @@ pub async fn checkout(
         return Ok(UpstreamConn {
             stream: idle.stream,
             reused: true,
+            client: named,
         });
     }
     let service = &core.shared.plan.services[at.service as usize];
@@ -155,23 +169,33 @@ pub async fn checkout(
         }
     })?;
     core.metrics().count(Metric::UpstreamConnects);
+    if let Some(client) = client {
+        let introduced = client.introduce(&stream).await;
+        introduced.map_err(|_| ConnectError::Failed)?;
+    }
     Ok(UpstreamConn {
         stream: Rc::new(stream),
         reused: false,
+        client: named,
     })
 }
 
 /// Keeps a connection whose exchange ended cleanly.
 pub fn checkin(core: &Core, at: UpstreamRef, conn: UpstreamConn) {
-    let UpstreamConn { stream, .. } = conn;
+    let UpstreamConn { stream, client, .. } = conn;
     stream.disarm();
     let settings = &core.shared.plan.services[at.service as usize].connections;
     let pool = core.pool(at);
     let mut idle = pool.idle.borrow_mut();
+    if client.is_some() && !idle.is_empty() && idle.len() >= settings.max_idle_per_core {
+        // Of connections that serve one client each, the oldest is the least likely to be used again.
+        idle.remove(0);
+    }
     if idle.len() < settings.max_idle_per_core && !core.draining.get() {
         idle.push(Idle {
             stream,
             since_ms: core.now_ms(),
+            client,
         });
     }
 }

@@ -34,6 +34,7 @@ mod host;
 mod method;
 mod name;
 pub mod path;
+pub mod proxy;
 pub mod query;
 pub mod read;
 mod request;

@@ -5,6 +5,7 @@ mod failures;
 mod headers;
 mod limits;
 mod messages;
+mod proxied;
 mod routing;
 mod streaming;
 mod timeouts;
