@@ -87,6 +87,8 @@ pub struct Core {
     pub response_limits: HeadLimits,
     /// Connections of this core, parked ones included.
     pub open: Cell<usize>,
+    /// Connections that wait with a read under way.
+    pub reading: Cell<usize>,
     /// Requests waiting under `connections.max`.
     pub queued: Cell<usize>,
     /// No new work; what is in flight goes on.
@@ -222,6 +224,7 @@ impl Core {
                 ..head_limits(plan, false)
             },
             open: Cell::new(0),
+            reading: Cell::new(0),
             queued: Cell::new(0),
             draining: Cell::new(false),
             default_host: default_host(plan),

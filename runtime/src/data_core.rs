@@ -28,7 +28,7 @@ use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 use crate::error::Error;
 use crate::probe::Ring;
 use crate::stall::Heart;
-use crate::{clock, deadline, mesh, yielder};
+use crate::{cancel, clock, deadline, mesh, yielder};
 
 /// What moves a core's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,8 +252,12 @@ where
             "could not pin to CPU {wanted}: is it in the affinity mask?"
         ));
     }
+    let rings = cancel::rings();
     let mut runtime = match build(&spec.driver, &mut warnings) {
         Ok((runtime, driver)) => {
+            if driver != Driver::Legacy {
+                cancel::find(&rings);
+            }
             let _ = tell.send(Ok(Got {
                 driver,
                 cpu,

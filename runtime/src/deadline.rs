@@ -23,7 +23,7 @@ use std::pin::pin;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::{clock, stall};
+use crate::{cancel, clock, stall};
 
 /// Time between two sweeps.
 pub const TICK: Duration = Duration::from_millis(TICK_MS);
@@ -39,6 +39,9 @@ pub enum Expire {
     Both,
     /// The socket is left alone; [`Slot::until`] returns.
     Wake,
+    /// A pending operation completes with `ECANCELED`, and nothing is lost. Only where
+    /// [`crate::cancel::available`] says so, else nothing happens.
+    Cancel,
 }
 
 struct Entry {
@@ -200,6 +203,10 @@ fn sweep(ticks: u32, woken: &mut Vec<Waker>) -> usize {
                 Expire::Both => libc::SHUT_RDWR,
                 Expire::Wake => {
                     woken.extend(entry.waker.take());
+                    continue;
+                }
+                Expire::Cancel => {
+                    cancel::pending(entry.fd);
                     continue;
                 }
             };

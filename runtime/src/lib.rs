@@ -10,6 +10,7 @@
 
 pub mod buffers;
 pub mod bytes;
+pub mod cancel;
 pub mod clock;
 pub mod counters;
 pub mod data_core;

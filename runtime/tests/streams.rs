@@ -281,3 +281,39 @@ fn buffers_come_back_to_the_pool() {
         assert_eq!(std::os::fd::AsFd::as_fd(&a).as_raw_fd(), a.raw_fd());
     });
 }
+
+#[test]
+fn a_deadline_can_end_a_read_and_leave_the_socket_whole() {
+    on_both(|| async {
+        if !holdfast_runtime::cancel::available() {
+            assert!(monoio::utils::is_legacy(), "a ring can be found");
+            return;
+        }
+        for tcp in [true, false] {
+            let (a, b) = if tcp {
+                tcp_pair().await
+            } else {
+                Stream::pair().unwrap()
+            };
+            a.arm(Duration::from_millis(50), Expire::Cancel);
+            let (read, buffer) = a.read(Buffer::take()).await;
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+            assert!(a.expired() && buffer.is_empty());
+            // Both directions still work, and the descriptor can be given away.
+            let mut out = Buffer::take();
+            out.extend_from_slice(b"ping");
+            b.write_all(out).await.0.unwrap();
+            let (read, mut buffer) = a.read(buffer).await;
+            assert_eq!((read.unwrap(), buffer.as_slice()), (4, &b"ping"[..]));
+            buffer.clear();
+            a.arm(Duration::from_millis(50), Expire::Cancel);
+            assert!(a.read(buffer).await.0.is_err());
+            let a = Stream::from_fd(a.into_fd().unwrap()).unwrap();
+            let mut out = Buffer::take();
+            out.extend_from_slice(b"pong");
+            a.write_all(out).await.0.unwrap();
+            let (read, buffer) = b.read(Buffer::take()).await;
+            assert_eq!((read.unwrap(), buffer.as_slice()), (4, &b"pong"[..]));
+        }
+    });
+}
