@@ -221,7 +221,12 @@ async fn run_proxied(core: &'static Core, mut conn: Conn) {
 /// Serves one connection until it ends or is parked.
 async fn run(core: &'static Core, mut conn: Conn) {
     loop {
-        match wait(core, &mut conn).await {
+        let mut next = wait(core, &mut conn).await;
+        if next == Wait::Request {
+            // Boxed, so that a connection that waits holds no room for a request's work.
+            next = Box::pin(burst(core, &mut conn)).await;
+        }
+        match next {
             Wait::Request => {}
             Wait::Park => {
                 let idle = idle_limit(core, &conn);
@@ -236,20 +241,35 @@ async fn run(core: &'static Core, mut conn: Conn) {
             }
             Wait::End => break,
         }
-        conn.requests = conn.requests.saturating_add(1);
-        // Boxed, so that a connection that waits holds no room for a request's work.
-        match Box::pin(serve(core, &mut conn)).await {
-            Next::Keep if core.draining.get() && conn.input.is_empty() => break,
-            Next::Keep => {}
-            Next::Close => break,
-            Next::Linger => {
-                linger(&mut conn).await;
-                break;
-            }
-        }
     }
     drop(conn);
     closed(core);
+}
+
+/// Serves the request that has come, and those behind it while this connection may wait for them with
+/// a read under way. Says what the connection is to wait for then.
+async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
+    loop {
+        conn.requests = conn.requests.saturating_add(1);
+        match serve(core, conn).await {
+            Next::Keep if core.draining.get() && conn.input.is_empty() => return Wait::End,
+            Next::Keep => {}
+            Next::Close => return Wait::End,
+            Next::Linger => {
+                linger(conn).await;
+                return Wait::End;
+            }
+        }
+        if conn.input.is_empty() {
+            if !may_read_ahead(core) {
+                return Wait::Request;
+            }
+            match read_ahead(core, conn).await {
+                Wait::Request => {}
+                other => return other,
+            }
+        }
+    }
 }
 
 fn idle_limit(core: &Core, conn: &Conn) -> Duration {
@@ -268,9 +288,14 @@ fn idle_limit(core: &Core, conn: &Conn) -> Duration {
     }
 }
 
+/// What a connection is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
+    /// Serve a request, or wait for one.
     Request,
+    /// Wait in the lot.
     Park,
+    /// End.
     End,
 }
 
@@ -283,7 +308,7 @@ async fn wait(core: &'static Core, conn: &mut Conn) -> Wait {
     if core.draining.get() && conn.requests > 0 {
         return Wait::End;
     }
-    if cancel::available() && core.reading.get() < MAX_READING {
+    if may_read_ahead(core) {
         return read_ahead(core, conn).await;
     }
     conn.stream.arm(PARK_AFTER, Expire::Wake);
@@ -295,9 +320,14 @@ async fn wait(core: &'static Core, conn: &mut Conn) -> Wait {
     }
 }
 
+fn may_read_ahead(core: &Core) -> bool {
+    cancel::available() && core.reading.get() < MAX_READING
+}
+
 /// Waits with a read under way, which saves an operation of the ring a request.
 async fn read_ahead(core: &'static Core, conn: &mut Conn) -> Wait {
     core.reading.set(core.reading.get() + 1);
+    conn.input = Buffer::empty();
     conn.stream.arm(PARK_AFTER, Expire::Cancel);
     let (read, input) = conn.stream.read(Buffer::take()).await;
     core.reading.set(core.reading.get() - 1);

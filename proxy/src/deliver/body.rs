@@ -76,8 +76,9 @@ pub async fn send(
 ) -> End {
     let result = match plan.framing {
         Framing::Length(n) => by_length(core, conn, up, n, input, out, sent).await,
-        Framing::Chunked => by_chunks(core, conn, up, plan, input, out, sent).await,
-        Framing::UntilClose => until_close(core, conn, up, plan, input, out, sent).await,
+        // What is rarer waits in boxes of its own, so that the path's state stays small.
+        Framing::Chunked => Box::pin(by_chunks(core, conn, up, plan, input, out, sent)).await,
+        Framing::UntilClose => Box::pin(until_close(core, conn, up, plan, input, out, sent)).await,
         Framing::None => {
             let clean = input.is_empty();
             write(core, conn, out, sent).await.map(|_| clean)
@@ -142,7 +143,7 @@ async fn by_length(
             return Ok(input.is_empty());
         }
         if left >= SPLICE_FROM {
-            left -= spliced(core, conn, up, left, sent).await?;
+            left -= Box::pin(spliced(core, conn, up, left, sent)).await?;
             continue;
         }
         let (n, back) = read(up, input).await?;

@@ -51,7 +51,7 @@ pub async fn deliver(
     );
     answered.exchange.input.consume(conn.response.len);
     if status == 101 {
-        return Ok(tunnel::run(core, conn, answered, out, record).await);
+        return Ok(Box::pin(tunnel::run(core, conn, answered, out, record)).await);
     }
     let head_len = out.len() as u64;
     let input = std::mem::take(&mut answered.exchange.input);

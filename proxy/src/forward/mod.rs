@@ -37,7 +37,7 @@ use pool::{ConnectError, UpstreamConn};
 #[derive(Debug)]
 pub struct Answered {
     /// What was decided on the way here. It holds the place among what is in flight.
-    pub pinned: Pinned,
+    pub pinned: Box<Pinned>,
     /// Which upstream answered.
     pub at: UpstreamRef,
     /// The exchange under way.
@@ -84,13 +84,11 @@ enum Outgoing {
 pub async fn forward(
     core: &'static Core,
     conn: &mut Conn,
-    mut pinned: Pinned,
+    mut pinned: Box<Pinned>,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let retry = core.shared.plan.services[pinned.at.service as usize]
-        .retry
-        .clone();
-    let outgoing = outgoing(core, conn, &retry).await?;
+    let retry = &core.shared.plan.services[pinned.at.service as usize].retry;
+    let outgoing = outgoing(core, conn, retry).await?;
     let mut tries = 0;
     let mut stale = 0;
     loop {
@@ -134,7 +132,7 @@ pub async fn forward(
         core.metrics().count(Metric::Retries);
         stale = 0;
         let (status, reason) = status(&failure);
-        stage::another(core, conn, &mut pinned, record)
+        Box::pin(stage::another(core, conn, &mut pinned, record))
             .await
             .map_err(|_| Refusal::upstream(status, reason))?;
     }
@@ -164,7 +162,7 @@ async fn outgoing(core: &Core, conn: &mut Conn, retry: &Retry) -> Result<Outgoin
     if !gathered {
         return Ok(Outgoing::Streaming);
     }
-    body::gather(core, conn, length as usize - here)
+    Box::pin(body::gather(core, conn, length as usize - here))
         .await
         .map_err(body_refusal)?;
     Ok(Outgoing::Whole(length as usize))
@@ -271,7 +269,7 @@ async fn read_head(
                 if interim > MAX_INTERIM {
                     return Err(Failure::Malformed("too many interim responses"));
                 }
-                pass_interim(core, conn, exchange).await;
+                Box::pin(pass_interim(core, conn, exchange)).await;
                 continue;
             }
         }

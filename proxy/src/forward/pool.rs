@@ -148,6 +148,16 @@ pub async fn checkout(
             client: named,
         });
     }
+    Box::pin(connect(core, at, client)).await
+}
+
+/// Makes a connection, within `connectTimeout`.
+async fn connect(
+    core: &Core,
+    at: UpstreamRef,
+    client: Option<Client<'_>>,
+) -> Result<UpstreamConn, ConnectError> {
+    let pool = core.pool(at);
     let service = &core.shared.plan.services[at.service as usize];
     let address = &service.upstreams[at.upstream as usize].address;
     let target = pool.target(address).ok_or(ConnectError::Failed)?;
@@ -176,7 +186,7 @@ pub async fn checkout(
     Ok(UpstreamConn {
         stream: Rc::new(stream),
         reused: false,
-        client: named,
+        client: client.map(|client| client.address),
     })
 }
 

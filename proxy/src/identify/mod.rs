@@ -270,8 +270,13 @@ pub fn identify(
 }
 
 fn candidate(core: &Core, text: &[u8], through: Kind) -> Candidate {
-    match Token::decode(text, &core.identity.keys) {
-        Ok((token, signature)) => Candidate::Token(token.presented(signature, through)),
+    // The session is likely to be in no cache: it comes near while signature and digest are made.
+    let early = |sid: &_| core.sessions.prefetch_index(sid);
+    match Token::decode_with(text, &core.identity.keys, early) {
+        Ok((token, signature)) => {
+            core.sessions.prefetch_entry(&token.sid);
+            Candidate::Token(token.presented(signature, through))
+        }
         Err(error) => Candidate::Dead(error),
     }
 }

@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Pinned {
     /// Session and facts.
-    pub attached: Attached,
+    pub attached: Box<Attached>,
     /// Where it goes.
     pub at: UpstreamRef,
     /// What follows for the pin.
@@ -78,9 +78,9 @@ impl Facts for Seen<'_> {
 pub async fn pin(
     core: &'static Core,
     conn: &Conn,
-    attached: Attached,
+    attached: Box<Attached>,
     record: &mut Record,
-) -> Result<Pinned, Refusal> {
+) -> Result<Box<Pinned>, Refusal> {
     let rule = attached.request.rule;
     let policy = &core.policies[rule];
     let service = core.service_of(rule);
@@ -89,7 +89,7 @@ pub async fn pin(
         service: service.index,
         upstream: 0,
     };
-    let mut pinned = Pinned {
+    let mut pinned = Box::new(Pinned {
         attached,
         at,
         verdict: Verdict {
@@ -104,7 +104,7 @@ pub async fn pin(
         cookie,
         decider: None,
         tried: Tried::new(),
-    };
+    });
     let quick = {
         let candidates = service.candidates.borrow();
         let view = view(core, &candidates, &pinned.tried);
@@ -112,7 +112,7 @@ pub async fn pin(
     };
     match quick {
         Some(verdict) => pinned.verdict = verdict,
-        None => decide(core, conn, &mut pinned).await,
+        None => Box::pin(decide(core, conn, &mut pinned)).await,
     }
     settle(core, &mut pinned, record).await?;
     Ok(pinned)
@@ -160,10 +160,17 @@ async fn settle(
         }
     };
     pinned.at.upstream = upstream as u32;
-    let place = queue::place(core, pinned.at).await;
-    pinned.active = Some(place.ok_or_else(|| {
-        Refusal::unavailable(503, "the upstream has all the requests that it takes", 1)
-    })?);
+    pinned.active = match Active::take(core, pinned.at) {
+        Some(active) => Some(active),
+        None => Box::pin(queue::place(core, pinned.at)).await,
+    };
+    if pinned.active.is_none() {
+        return Err(Refusal::unavailable(
+            503,
+            "the upstream has all the requests that it takes",
+            1,
+        ));
+    }
     Ok(())
 }
 
@@ -301,7 +308,7 @@ pub async fn conclude(
     let rule = pinned.attached.request.rule;
     let policy = &core.policies[rule];
     if cleared {
-        clear(core, conn, pinned).await;
+        Box::pin(clear(core, conn, pinned)).await;
     }
     events(core, pinned);
     let Some(cookie) = policy.cookie() else {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use holdfast_config::plan::{self, Source};
+use holdfast_runtime::bytes::prefetch;
 use holdfast_runtime::mesh::Calls;
 use holdfast_store::id::{NodeTag, Sid, shard_of};
 use holdfast_store::session::{
@@ -26,7 +27,7 @@ use holdfast_store::session::{
 use holdfast_store::shard::{
     Answer, Ask, AttachAnswer, Attached as Judged, Home, Shard, SlotRef, Totals,
 };
-use holdfast_store::token::{Kind, Token, TokenError, TokenText};
+use holdfast_store::token::{Kind, Presented, Token, TokenError, TokenText};
 use smallvec::SmallVec;
 
 use crate::accept::Conn;
@@ -201,6 +202,22 @@ impl Sessions {
         }
     }
 
+    /// Brings near what an attach of `sid` reads first.
+    #[inline]
+    pub fn prefetch_index(&self, sid: &Sid) {
+        if let Some(first) = self.shard.borrow().first_read(sid) {
+            prefetch(first);
+        }
+    }
+
+    /// Brings near what an attach of `sid` reads next, some 100 ns after [`Self::prefetch_index`].
+    #[inline]
+    pub fn prefetch_entry(&self, sid: &Sid) {
+        if let Some(second) = self.shard.borrow().second_read(sid) {
+            prefetch(second);
+        }
+    }
+
     /// Questions that wait for answers of other cores.
     pub fn calls(&self) -> &Calls<Answer> {
         &self.calls
@@ -280,20 +297,21 @@ pub async fn attach(
     conn: &Conn,
     identified: Identified,
     record: &mut Record,
-) -> Result<Attached, Refusal> {
+) -> Result<Box<Attached>, Refusal> {
     let Identified {
         request,
         carried,
         pins,
     } = identified;
-    let mut attached = Attached {
+    // Boxed once: the steps that follow hand it on.
+    let mut attached = Box::new(Attached {
         request,
         pins,
         standing: Standing::None,
         live: None,
         dead: SmallVec::new(),
         doubled: None,
-    };
+    });
     if core.sessions.plan.is_none() {
         return Ok(attached);
     }
@@ -306,7 +324,23 @@ pub async fn attach(
         {
             break;
         }
-        judge(core, carried, &mut attached).await;
+        let Some(presented) = presented(core, carried, &mut attached) else {
+            continue;
+        };
+        let judged = if core.sessions.owner(&presented.sid) == core.sessions.home {
+            let mut shard = core.sessions.shard.borrow_mut();
+            let judged = shard.attach(presented, core.wall_ms());
+            if let Judged::Valid(valid) = &judged {
+                prefetch(shard.json_read(valid.slot));
+            }
+            Some((judged, None))
+        } else {
+            // What rarely happens waits in a box of its own, so that the path's state stays small.
+            Box::pin(ask_owner(core, *presented)).await
+        };
+        if let Some((judged, json)) = judged {
+            judge(core, carried.source, presented, judged, json, &mut attached);
+        }
     }
     if attached.doubled.is_some() {
         attached.live = None;
@@ -322,7 +356,9 @@ pub async fn attach(
     };
     if attached.standing == Standing::Valid {
         core.metrics().count(Metric::SessionHits);
-        if let Some(to) = clean_address(core, conn, &mut attached).await {
+        if came_by_query(core, &attached)
+            && let Some(to) = Box::pin(clean_address(core, conn, &mut attached)).await
+        {
             return Err(to);
         }
     } else if attached.standing != Standing::Refused {
@@ -346,48 +382,60 @@ fn doubled_event(core: &Core) {
     });
 }
 
-async fn judge(core: &'static Core, carried: &Carried, attached: &mut Attached) {
+/// The token to ask its owner about, if what was carried is one.
+fn presented<'a>(
+    core: &Core,
+    carried: &'a Carried,
+    attached: &mut Attached,
+) -> Option<&'a Presented> {
     let metrics = core.metrics();
-    let presented = match carried.candidate {
-        Candidate::Token(presented) => presented,
+    match &carried.candidate {
+        Candidate::Token(presented) => return Some(presented),
         Candidate::Dead(error) => {
             metrics.count(match error {
                 TokenError::Malformed => Metric::MissMalformed,
                 TokenError::WronglySigned => Metric::MissForged,
             });
-            return died(carried.source, attached);
+            died(carried.source, attached);
         }
-        Candidate::Insecure => return metrics.count(Metric::MissInsecure),
-    };
+        Candidate::Insecure => metrics.count(Metric::MissInsecure),
+    }
+    None
+}
+
+/// Asks another core's shard about a token. `None` if it can't be asked.
+async fn ask_owner(core: &'static Core, presented: Presented) -> Option<(Judged, Option<Vec<u8>>)> {
+    core.metrics().count(Metric::CrossedCores);
     let owner = core.sessions.owner(&presented.sid);
-    let (judged, json) = if owner == core.sessions.home {
-        (
-            core.sessions
-                .shard
-                .borrow_mut()
-                .attach(&presented, core.wall_ms()),
-            None,
-        )
-    } else {
-        metrics.count(Metric::CrossedCores);
-        match core.sessions.ask(core, owner, Ask::Attach(presented)).await {
-            Some(Answer::Attach(answer)) => {
-                let AttachAnswer { attached, json } = *answer;
-                (attached, Some(json))
-            }
-            _ => return,
+    match core.sessions.ask(core, owner, Ask::Attach(presented)).await {
+        Some(Answer::Attach(answer)) => {
+            let AttachAnswer { attached, json } = *answer;
+            Some((attached, Some(json)))
         }
-    };
+        _ => None,
+    }
+}
+
+/// What a shard's judgement of one token means for the request.
+fn judge(
+    core: &Core,
+    source: u8,
+    presented: &Presented,
+    judged: Judged,
+    json: Option<Vec<u8>>,
+    attached: &mut Attached,
+) {
+    let metrics = core.metrics();
     match judged {
         Judged::Valid(valid) => {
             if attached.live.as_ref().is_some_and(|l| l.sid != valid.sid) {
-                attached.doubled = Some(carried.source);
+                attached.doubled = Some(source);
                 return;
             }
             attached.standing = Standing::Valid;
             attached.live = Some(Live {
                 sid: valid.sid,
-                source: usize::from(carried.source),
+                source: usize::from(source),
                 version: valid.version,
                 fresh: None,
                 conflict: valid.conflict,
@@ -406,7 +454,7 @@ async fn judge(core: &'static Core, carried: &Carried, attached: &mut Attached) 
                 Dead::Expired => Metric::MissExpired,
                 Dead::Unknown => Metric::MissUnknown,
             });
-            died(carried.source, attached);
+            died(source, attached);
         }
         Judged::Refused(refused) => {
             metrics.count(match refused {
@@ -482,6 +530,15 @@ fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
     });
 }
 
+fn came_by_query(core: &Core, attached: &Attached) -> bool {
+    attached.live.as_ref().is_some_and(|live| {
+        matches!(
+            core.identity.sources[live.source].source,
+            Source::Query { .. }
+        )
+    })
+}
+
 /// A navigation with a query token and no valid cookie, where there is a cookie source: the query
 /// token is retired and the browser sent to the same address without it, with a cookie.
 async fn clean_address(
@@ -490,11 +547,7 @@ async fn clean_address(
     attached: &mut Attached,
 ) -> Option<Refusal> {
     let live = attached.live.as_ref()?;
-    if !matches!(
-        core.identity.sources[live.source].source,
-        Source::Query { .. }
-    ) || !create::navigation(conn)
-    {
+    if !create::navigation(conn) {
         return None;
     }
     let cookie = core.identity.sources.iter().find_map(|s| match &s.source {
@@ -567,13 +620,15 @@ pub async fn conclude(
     let mut conclusion = Conclusion::default();
     if core.sessions.plan.is_some() {
         let control = core.shared.plan.services[answered.at.service as usize].control;
-        let commands = if conn.response.has(Name::Session) {
-            commands::read(core, conn, answered.exchange.input.as_slice(), control)
-        } else {
-            Commands::default()
-        };
+        let commands = conn
+            .response
+            .has(Name::Session)
+            .then(|| commands::read(core, conn, answered.exchange.input.as_slice(), control));
         let attached = &mut answered.pinned.attached;
-        session(core, conn, attached, commands, &mut conclusion).await;
+        if commands.as_ref().is_some_and(|c| !c.is_empty()) || has_to_say(core, attached) {
+            let commands = commands.unwrap_or_default();
+            Box::pin(session(core, conn, attached, commands, &mut conclusion)).await;
+        }
         if record.sid.is_none() {
             record.sid = attached.sid().map(Sid::text);
         }
@@ -586,6 +641,16 @@ pub async fn conclude(
     let lines = &mut conclusion.lines;
     conclusion.pin_cookie = stage::conclude(core, conn, &mut answered.pinned, cleared, lines).await;
     Ok(conclusion)
+}
+
+/// Whether a response without commands says something of the session: a new token, one to renew, a
+/// cookie to end.
+fn has_to_say(core: &Core, attached: &Attached) -> bool {
+    let live = attached
+        .live
+        .as_ref()
+        .is_some_and(|live| live.fresh.is_some() || renewable(core, live).is_some());
+    live || !attached.dead.is_empty() || attached.doubled.is_some()
 }
 
 async fn session(
@@ -735,17 +800,21 @@ async fn unasked(
             || (!fresh.unconfirmed && !shard.holds(&fresh.sid, None));
         return !gone && say(core, &attached.request, live.source, fresh, conclusion);
     }
-    let (Some(plan), Source::Cookie(cookie)) = (
-        core.sessions.plan(),
-        &core.identity.sources[live.source].source,
-    ) else {
-        return false;
-    };
-    let age = (core.wall_ms() / 1000).saturating_sub(u64::from(live.issued));
-    if cookie.max_age.is_none() || age < plan.touch_interval.as_secs().max(1) {
-        return false;
+    match renewable(core, live) {
+        Some(cookie) => renew(core, conn, attached, live, cookie, conclusion).await,
+        None => false,
     }
-    renew(core, conn, attached, live, conclusion).await
+}
+
+/// The cookie with a `maxAge` that it is time to send again.
+fn renewable<'a>(core: &'a Core, live: &Live) -> Option<&'a plan::SessionCookie> {
+    let plan = core.sessions.plan()?;
+    let Source::Cookie(cookie) = &core.identity.sources[live.source].source else {
+        return None;
+    };
+    cookie.max_age?;
+    let age = (core.wall_ms() / 1000).saturating_sub(u64::from(live.issued));
+    (age >= plan.touch_interval.as_secs().max(1)).then_some(cookie)
 }
 
 /// Sets the presented token again, with a new time of issue, if its secret is still the current one.
@@ -754,11 +823,9 @@ async fn renew(
     conn: &Conn,
     attached: &Attached,
     live: &Live,
+    cookie: &plan::SessionCookie,
     conclusion: &mut Conclusion,
 ) -> bool {
-    let Source::Cookie(cookie) = &core.identity.sources[live.source].source else {
-        return false;
-    };
     if !create::deliverable(
         &core.identity.sources[live.source].source,
         &attached.request,
