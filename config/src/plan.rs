@@ -24,7 +24,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Everything that `run` needs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// This instance's name; the host name by default.
     pub node: String,
@@ -56,7 +56,7 @@ pub struct Plan {
 }
 
 /// One listening address.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Address and port; port 0 lets the kernel choose.
     pub address: SocketAddr,
@@ -71,7 +71,7 @@ pub struct Listener {
 }
 
 /// Certificate and key files of one listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
     /// PEM chain.
     pub certificate: PathBuf,
@@ -106,7 +106,7 @@ impl Cidr {
 }
 
 /// `gateway.admin`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// Where it listens.
     pub address: SocketAddr,
@@ -115,7 +115,7 @@ pub struct Admin {
 }
 
 /// `gateway.runtime`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Runtime {
     /// `auto`, a count, or a list.
     pub cores: Cores,
@@ -172,7 +172,7 @@ pub struct Ring {
 }
 
 /// `gateway.limits`. Zero is "no bound" for `body_bytes`, `min_body_rate` and the durations.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Limits {
     pub header_bytes: usize,
@@ -189,7 +189,7 @@ pub struct Limits {
 }
 
 /// One of `gateway.services`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     /// `name`.
     pub name: String,
@@ -241,7 +241,7 @@ pub enum Balancing {
 }
 
 /// One backend server.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// Configured, or derived from the address. Unique within its service.
     pub id: String,
@@ -265,7 +265,7 @@ pub enum UpstreamAddress {
 }
 
 /// `healthCheck`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct HealthCheck {
     pub path: String,
@@ -276,7 +276,7 @@ pub struct HealthCheck {
 }
 
 /// `passiveHealth`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct PassiveHealth {
     pub failures: u32,
@@ -285,7 +285,7 @@ pub struct PassiveHealth {
 }
 
 /// `connections`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Connections {
     pub connect_timeout: Duration,
@@ -296,7 +296,7 @@ pub struct Connections {
 }
 
 /// `retry`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// Tries in all, the first included; 1 is no retry.
     pub attempts: u32,
@@ -316,7 +316,7 @@ pub struct Control {
 }
 
 /// `services[].tls`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct UpstreamTls {
     pub server_name: Option<String>,
@@ -324,7 +324,7 @@ pub struct UpstreamTls {
 }
 
 /// One routing rule, with the affinity that holds for it (the router's, overridden key by key).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// `id`, else `rule-N` by position in the file.
     pub id: String,
@@ -343,7 +343,7 @@ pub struct Rule {
 }
 
 /// `sessionAffinity`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Affinity {
     /// Tried in order.
     pub methods: Vec<AffinityMethod>,
@@ -375,7 +375,7 @@ pub enum AffinityMethod {
 }
 
 /// `sessionAffinity.cookie`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct PinCookie {
     pub name: String,
@@ -433,7 +433,7 @@ pub enum OnUnavailable {
 }
 
 /// `auth.jwt`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Jwt {
     pub header: String,
@@ -447,7 +447,7 @@ pub struct Jwt {
 }
 
 /// `accessLog`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AccessLog {
     /// `stdout`, `stderr` or a file.
     pub path: String,
@@ -509,7 +509,7 @@ pub enum LogFormat {
 }
 
 /// `shutdown`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shutdown {
     /// Readiness fails this long before the drain begins.
     pub delay: Duration,
@@ -518,7 +518,7 @@ pub struct Shutdown {
 }
 
 /// `websocket`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct WebSocket {
     /// `sessions` is on.
     pub enabled: bool,
@@ -537,7 +537,7 @@ pub struct WebSocket {
 }
 
 /// `websocket.sessions.recovery`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Recovery {
     pub message_buffer: usize,

@@ -153,41 +153,44 @@ enum Piece {
     Field(Field),
 }
 
-/// The log of one core.
+/// How lines of a configuration look.
 #[derive(Debug)]
-pub struct Log {
+pub struct Format {
     /// `None`: JSON.
     template: Option<Vec<Piece>>,
+}
+
+impl Format {
+    /// For a configured log.
+    pub fn new(settings: &AccessLog) -> Self {
+        Self {
+            template: match &settings.format {
+                LogFormat::Json => None,
+                LogFormat::Template(text) => Some(compile(text)),
+            },
+        }
+    }
+}
+
+/// The lines of one core that are not handed over yet.
+#[derive(Debug, Default)]
+pub struct Lines {
     buffer: RefCell<Vec<u8>>,
     spare: RefCell<Vec<Vec<u8>>>,
     out: Cell<u32>,
 }
 
-impl Log {
-    /// For a configured log.
-    pub fn new(settings: &AccessLog) -> Self {
-        let template = match &settings.format {
-            LogFormat::Json => None,
-            LogFormat::Template(text) => Some(compile(text)),
-        };
-        Self {
-            template,
-            buffer: RefCell::default(),
-            spare: RefCell::default(),
-            out: Cell::new(0),
-        }
-    }
-
+impl Lines {
     /// Writes the line of an exchange.
-    pub fn line(&self, core: &Core, conn: &Conn, record: &Record) {
+    pub fn line(&self, core: &Core, format: &Format, conn: &Conn, record: &Record) {
         let mut buffer = self.buffer.borrow_mut();
         if buffer.len() >= FLUSH_BYTES && !self.hand_over(core, &mut buffer) {
             core.metrics().count(Metric::LogLinesDropped);
             return;
         }
         core.metrics().count(Metric::LogLines);
-        let source = Source { core, conn, record };
-        match &self.template {
+        let source = Source { conn, record };
+        match &format.template {
             None => source.json(&mut buffer),
             Some(pieces) => {
                 for piece in pieces {
@@ -265,7 +268,6 @@ fn compile(text: &str) -> Vec<Piece> {
 }
 
 struct Source<'a> {
-    core: &'a Core,
     conn: &'a Conn,
     record: &'a Record,
 }
@@ -295,7 +297,8 @@ impl Source<'_> {
 
     fn value(&self, field: Field, json: bool, out: &mut Vec<u8>) {
         let record = self.record;
-        let plan = &self.core.shared.plan;
+        let generation = &self.conn.generation;
+        let plan = &generation.plan;
         match field {
             Field::Time => out.put(&clock::rfc3339(clock::wall_ms())),
             Field::Client => write_ip(record.client.unwrap_or(self.conn.peer.ip()), out),
@@ -308,7 +311,7 @@ impl Source<'_> {
                 write_number(u64::from(self.conn.peer.port()), out);
             }
             Field::Listener => {
-                let listener = &plan.listeners[self.conn.listener as usize];
+                let listener = generation.listener(self.conn.listener);
                 write_fmt(out, format_args!("{}", listener.address));
             }
             Field::Duration if record.started_ns > 0 => {
@@ -373,7 +376,10 @@ impl Source<'_> {
         match field {
             Field::Method => escaped(head.method_bytes(buf), json, out),
             Field::Host => escaped(head.authority_bytes(buf), json, out),
-            Field::Path => self.core.identity.write_masked_target(head, buf, json, out),
+            Field::Path => {
+                let identity = &self.conn.generation.identity;
+                identity.write_masked_target(head, buf, json, out);
+            }
             Field::Protocol => out.put(if head.version == crate::parse::Version::Http11 {
                 b"HTTP/1.1"
             } else {

@@ -1,6 +1,8 @@
 //! One data core: everything that a request's path reaches, and the core's background turns.
 //!
-//! Owns the core's shard of the sessions, its upstream pools, its parking lot, its place in the mesh.
+//! Owns what lives as long as the thread: the core's shard of the sessions, its parking lot, its place
+//! in the mesh, and which [`Generation`] new requests go by; all that comes from the configuration is
+//! in there.
 //! Made on the core's thread and never dropped (`'static`): the process ends with its cores. All of
 //! it is used from that thread alone; what other threads say comes as messages.
 //!
@@ -9,11 +11,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use holdfast_config::plan::Plan;
 use holdfast_runtime::mesh::{Local, Port};
 use holdfast_runtime::parking::Lot;
 use holdfast_runtime::socket::{Bound, Listener};
@@ -24,45 +26,23 @@ use holdfast_store::shard::{Answer, Ask};
 
 use crate::accept::{self, Conn, Parked, is_loopback};
 use crate::accesslog::{self, Record};
+use crate::boot::ProcessKeys;
 use crate::entropy::Entropy;
 use crate::event::Event;
-use crate::forward::pool::Pool;
-use crate::identify::Identity;
+use crate::generation::Generation;
 use crate::message::{Message, UpstreamRef};
 use crate::metrics::{CoreMetrics, Metric};
-use crate::parse::{HeadLimits, NameRules};
-use crate::pin::choose::Candidate;
 use crate::pin::ids::UpstreamTag;
-use crate::pin::policy::{CoreState, RulePolicy};
-use crate::pin::rules::Router;
 use crate::pin::state::{AdminState, HealthState, UpstreamState};
 use crate::pin::table::TableKey;
 use crate::session::Sessions;
+use crate::setup::{Setup, UpstreamId};
 use crate::shared::Shared;
 
 /// How often logs, events and gauges leave the core.
 const TURN: Duration = Duration::from_millis(200);
 /// Events kept between two turns; more are dropped and counted.
 const MAX_EVENTS: usize = 16 * 1024;
-/// Least bounds on the head of a response, whatever `limits` says of requests: an upstream is not a
-/// stranger, and many Set-Cookie lines are usual.
-const RESPONSE_HEAD_BYTES: usize = 64 * 1024;
-const RESPONSE_HEADERS: usize = 256;
-
-/// A service on this core.
-#[derive(Debug)]
-pub struct ServiceCore {
-    /// Its index in the plan.
-    pub index: u32,
-    /// Its upstreams as a choice sees them.
-    pub candidates: RefCell<Vec<Candidate>>,
-    /// Rotation and drains.
-    pub state: RefCell<CoreState>,
-    pools: Vec<Pool>,
-    /// Failures of each upstream that the control thread was told of and no success since.
-    failing: Vec<Cell<bool>>,
-}
-
 /// See the module.
 pub struct Core {
     /// Which data core.
@@ -73,18 +53,8 @@ pub struct Core {
     pub mesh: Local<Message>,
     /// Sessions and table pins.
     pub sessions: Sessions,
-    /// Sources and keys.
-    pub identity: Identity,
-    /// Rules.
-    pub router: Router,
-    /// By rule.
-    pub policies: Vec<RulePolicy>,
     /// Idle connections.
     pub lot: Lot<Parked>,
-    /// Bounds on request heads.
-    pub head_limits: Vec<HeadLimits>,
-    /// Bounds on response heads.
-    pub response_limits: HeadLimits,
     /// Connections of this core, parked ones included.
     pub open: Cell<usize>,
     /// Connections that wait with a read under way.
@@ -93,13 +63,17 @@ pub struct Core {
     pub queued: Cell<usize>,
     /// No new work; what is in flight goes on.
     pub draining: Cell<bool>,
-    /// Host for requests of HTTP/1.0 clients that name none.
-    pub default_host: Box<[u8]>,
-    services: Vec<ServiceCore>,
+    /// What requests that begin now go by.
+    generation: RefCell<Rc<Generation>>,
+    /// Its number: what a connection compares at each request.
+    number: Cell<u64>,
+    /// Those before that a request still goes by.
+    older: RefCell<Vec<Weak<Generation>>>,
+    keys: Arc<ProcessKeys>,
     entropy: RefCell<Entropy>,
     request_ids: Cell<(u64, u64)>,
     spread: Cell<u64>,
-    log: Option<accesslog::Log>,
+    lines: accesslog::Lines,
     events: RefCell<Vec<Event>>,
     scratch: RefCell<Vec<u8>>,
     /// Connections that closed or were parked since memory was given back; the same a second ago.
@@ -124,12 +98,14 @@ pub struct Parts {
     pub index: usize,
     /// What all threads see.
     pub shared: Arc<Shared>,
+    /// The first configuration.
+    pub setup: Arc<Setup>,
     /// Its place in the mesh.
     pub port: Port<Message>,
     /// Its listeners, in the order of the plan.
     pub listeners: Vec<Bound>,
     /// Keys of the process that no configuration gave.
-    pub keys: Arc<crate::boot::ProcessKeys>,
+    pub keys: Arc<ProcessKeys>,
 }
 
 /// Bytes of a pooled buffer: a head of the usual bound and some of a body. No power of two, so that
@@ -151,13 +127,8 @@ pub async fn run(parts: Parts) {
     monoio::spawn(core.mesh.pump(|from, message| core.handle(from, message)));
     monoio::spawn(accept::watch_lot(core));
     monoio::spawn(turns(core));
-    for (index, bound) in listeners.into_iter().enumerate() {
-        match Listener::new(bound) {
-            Ok(listener) => {
-                monoio::spawn(accept::listen(core, listener, index as u16));
-            }
-            Err(error) => crate::log::error(format!("core {}: listener: {error}", core.index)),
-        }
+    for (place, bound) in (0..).zip(listeners) {
+        core.serve(place, bound);
     }
     core.mesh.send(core.shared.control(), Message::Ready);
     core.until(|core| core.ended.get()).await;
@@ -168,71 +139,31 @@ impl Core {
         let Parts {
             index,
             shared,
+            setup,
             port,
             listeners,
             keys,
         } = parts;
-        let plan: &Plan = &shared.plan;
-        let services = plan
-            .services
-            .iter()
-            .enumerate()
-            .map(|(i, service)| ServiceCore {
-                index: i as u32,
-                candidates: RefCell::new(
-                    service
-                        .upstreams
-                        .iter()
-                        .map(|u| Candidate {
-                            state: UpstreamState::Ready,
-                            weight: u.weight,
-                            backup: u.backup,
-                            full: false,
-                            active: 0,
-                        })
-                        .collect(),
-                ),
-                state: RefCell::new(CoreState::new(service, index, shared.cores)),
-                pools: service.upstreams.iter().map(|_| Pool::default()).collect(),
-                failing: service.upstreams.iter().map(|_| Cell::new(false)).collect(),
-            })
-            .collect();
-        let policies = plan
-            .rules
-            .iter()
-            .map(|rule| {
-                let service = &plan.services[rule.service];
-                RulePolicy::new(rule, service, plan.services.len(), &keys.pin_key(rule))
-            })
-            .collect();
         let mut entropy = Entropy::default();
+        let cores = shared.cores;
+        let number = setup.number;
+        let generation = Generation::new(setup, index, cores, &keys, None, clock::coarse_ms());
         let core = Self {
             index,
-            sessions: Sessions::new(&shared, index, &keys),
-            identity: Identity::new(plan),
-            router: Router::new(plan),
-            policies,
+            sessions: Sessions::new(&shared, index, &generation, &keys),
             lot: Lot::new().expect("a core has its descriptor for the parking lot"),
-            head_limits: plan
-                .listeners
-                .iter()
-                .map(|l| head_limits(plan, l.raw_paths))
-                .collect(),
-            response_limits: HeadLimits {
-                header_bytes: plan.limits.header_bytes.max(RESPONSE_HEAD_BYTES),
-                headers: plan.limits.headers.max(RESPONSE_HEADERS),
-                ..head_limits(plan, false)
-            },
             open: Cell::new(0),
             reading: Cell::new(0),
             queued: Cell::new(0),
             draining: Cell::new(false),
-            default_host: default_host(plan),
-            services,
+            generation: RefCell::new(Rc::new(generation)),
+            number: Cell::new(number),
+            older: RefCell::default(),
+            keys,
             request_ids: Cell::new((entropy.u64(), 0)),
             spread: Cell::new(entropy.u64() | 1),
             entropy: RefCell::new(entropy),
-            log: plan.access_log.as_ref().map(accesslog::Log::new),
+            lines: accesslog::Lines::default(),
             events: RefCell::default(),
             scratch: RefCell::default(),
             left: Cell::new(0),
@@ -244,6 +175,27 @@ impl Core {
             shared,
         };
         (core, listeners)
+    }
+
+    /// What requests that begin now go by.
+    pub fn generation(&self) -> Rc<Generation> {
+        Rc::clone(&self.generation.borrow())
+    }
+
+    /// Whether the listener at a place is to take connections.
+    pub fn serves(&self, place: u16) -> bool {
+        let generation = self.generation.borrow();
+        generation
+            .setup
+            .listeners
+            .get(usize::from(place))
+            .is_some_and(|place| place.serving)
+    }
+
+    /// The number of [`Self::generation`].
+    #[inline]
+    pub fn number(&self) -> u64 {
+        self.number.get()
     }
 
     /// This core's counters.
@@ -270,16 +222,6 @@ impl Core {
         (clock::coarse_wall_ms() / 60_000) as u32
     }
 
-    /// The service of a rule.
-    pub fn service_of(&self, rule: usize) -> &ServiceCore {
-        &self.services[self.shared.plan.rules[rule].service]
-    }
-
-    /// The pool of an upstream.
-    pub fn pool(&self, at: UpstreamRef) -> &Pool {
-        &self.services[at.service as usize].pools[at.upstream as usize]
-    }
-
     /// Random bytes of the operating system's.
     pub fn random<const N: usize>(&self) -> [u8; N] {
         self.entropy.borrow_mut().bytes()
@@ -294,7 +236,8 @@ impl Core {
         result
     }
 
-    /// The upstream that a table pin names, renewed; from its owner.
+    /// The upstream that a table pin names, renewed; from its owner. `service` is
+    /// [`ServiceCore::pins`](crate::generation::ServiceCore::pins), here and below.
     pub async fn pin_look(
         &self,
         service: u32,
@@ -387,45 +330,39 @@ impl Core {
 
     /// Is the listener's own end of a connection on this machine alone?
     pub fn listener_loopback(&self, listener: u16, stream: &Stream) -> bool {
-        let configured = self.shared.plan.listeners[listener as usize].address.ip();
+        let configured = self.generation.borrow().listener(listener).address.ip();
         is_loopback(configured)
             || (configured.is_unspecified()
                 && stream.local_addr().is_some_and(|l| is_loopback(l.ip())))
     }
 
-    /// Whether exchanges are logged.
-    pub fn logs(&self) -> bool {
-        self.log.is_some()
-    }
-
     /// Writes the access log's line of an exchange, and counts it for its route.
     pub fn log(&self, conn: &Conn, record: &Record) {
+        let generation = &conn.generation;
         if let Some(rule) = record.rule
             && record.status > 0
         {
             let took = clock::monotonic_ns().saturating_sub(record.started_ns) / 1000;
-            let route = &self.metrics().routes[rule as usize];
+            let route = generation.route(rule as usize);
             route.finished(record.status, took);
             route.pinned(record.pin);
         }
-        if let Some(log) = &self.log {
-            log.line(self, conn, record);
+        if let Some(format) = &generation.log {
+            self.lines.line(self, format, conn, record);
         }
     }
 
     /// Tells how an exchange with an upstream went, for passive health.
-    pub fn outcome(&self, at: UpstreamRef, ok: bool) {
-        if self.shared.plan.services[at.service as usize]
-            .passive
-            .is_none()
-        {
+    pub fn outcome(&self, generation: &Generation, at: UpstreamRef, ok: bool) {
+        if generation.service(at).passive.is_none() {
             return;
         }
-        let failing = &self.services[at.service as usize].failing[at.upstream as usize];
-        if !ok || failing.get() {
-            failing.set(!ok);
+        let upstream = generation.upstream(at);
+        if !ok || upstream.failing.get() {
+            upstream.failing.set(!ok);
+            let upstream = upstream.id();
             self.mesh
-                .send(self.shared.control(), Message::Outcome { upstream: at, ok });
+                .send(self.shared.control(), Message::Outcome { upstream, ok });
         }
     }
 
@@ -462,14 +399,12 @@ impl Core {
     /// Tells the control thread, once, that nothing is left to do.
     pub fn check_drained(&self) {
         if self.draining.get() && self.open.get() == 0 && !self.drained.replace(true) {
-            if let Some(log) = &self.log {
-                log.flush(self);
-            }
+            self.lines.flush(self);
             self.mesh.send(self.shared.control(), Message::Drained);
         }
     }
 
-    fn handle(&self, from: usize, message: Message) {
+    fn handle(&'static self, from: usize, message: Message) {
         match message {
             Message::Ask { call, ask } => {
                 let answer = self.sessions.answer(self, ask);
@@ -486,17 +421,17 @@ impl Core {
             Message::Addresses {
                 upstream,
                 addresses,
-            } => self.pool(upstream).set_addresses(addresses),
-            Message::LogBuffer(buffer) => {
-                if let Some(log) = &self.log {
-                    log.returned(buffer);
+            } => {
+                let generation = self.generation();
+                if let Some((service, at)) = generation.find(upstream) {
+                    service.upstreams[at].pool.set_addresses(addresses);
                 }
             }
+            Message::LogBuffer(buffer) => self.lines.returned(buffer),
+            Message::Reload { setup, listeners } => self.reload(setup, listeners),
             Message::Drain => self.drain(),
             Message::End => {
-                if let Some(log) = &self.log {
-                    log.flush(self);
-                }
+                self.lines.flush(self);
                 self.ended.set(true);
                 self.wake();
             }
@@ -504,6 +439,7 @@ impl Core {
             | Message::Log(_)
             | Message::Events(_)
             | Message::Drained
+            | Message::Reloaded { .. }
             | Message::Ready => {
                 debug_assert!(
                     false,
@@ -513,28 +449,76 @@ impl Core {
         }
     }
 
-    fn set_state(&self, at: UpstreamRef, admin: AdminState, health: HealthState) {
-        let service = &self.services[at.service as usize];
+    /// Sets a state in every generation that a request may go by.
+    fn set_state(&self, id: UpstreamId, admin: AdminState, health: HealthState) {
         let state = UpstreamState::combine(admin, health);
-        if let Some(candidate) = service
-            .candidates
-            .borrow_mut()
-            .get_mut(at.upstream as usize)
-        {
-            candidate.state = state;
-        }
         let since = (state == UpstreamState::Drain).then(|| self.now_ms());
-        service
-            .state
-            .borrow_mut()
-            .drains
-            .set(at.upstream as usize, since);
+        let set = |generation: &Generation| {
+            let Some((service, at)) = generation.find(id) else {
+                return;
+            };
+            if let Some(candidate) = service.candidates.borrow_mut().get_mut(at) {
+                candidate.state = state;
+            }
+            service.state.borrow_mut().drains.set(at, since);
+        };
+        set(&self.generation());
+        let older = self.older.borrow();
+        older.iter().filter_map(Weak::upgrade).for_each(|g| set(&g));
+    }
+
+    /// Takes up a new configuration: for every request that begins from now on.
+    fn reload(&'static self, setup: Arc<Setup>, listeners: Vec<(u16, Bound)>) {
+        let number = setup.number;
+        let old = self.generation();
+        let new = Rc::new(Generation::new(
+            setup,
+            self.index,
+            self.shared.cores,
+            &self.keys,
+            Some(&old),
+            self.now_ms(),
+        ));
+        for upstream in old.upstreams() {
+            if new.find(upstream.id()).is_none() {
+                upstream.retired.set(true);
+                upstream.pool.clear();
+            }
+        }
+        self.sessions
+            .reload(&self.shared, &new, &self.keys, self.wall_ms());
+        self.number.set(number);
+        *self.generation.borrow_mut() = new;
+        let mut older = self.older.borrow_mut();
+        older.push(Rc::downgrade(&old));
+        // Before the count: what nobody else holds goes here.
+        drop(old);
+        older.retain(|generation| generation.strong_count() > 0);
+        drop(older);
+        if !self.draining.get() {
+            for (place, bound) in listeners {
+                self.serve(place, bound);
+            }
+        }
+        self.wake();
+        self.mesh
+            .send(self.shared.control(), Message::Reloaded { number });
+    }
+
+    /// Begins to take the connections of a listener.
+    fn serve(&'static self, place: u16, bound: Bound) {
+        match Listener::new(bound) {
+            Ok(listener) => {
+                monoio::spawn(accept::listen(self, listener, place));
+            }
+            Err(error) => crate::log::error(format!("core {}: listener: {error}", self.index)),
+        }
     }
 
     fn drain(&self) {
         self.draining.set(true);
-        for service in &self.services {
-            service.pools.iter().for_each(Pool::clear);
+        for upstream in self.generation().upstreams() {
+            upstream.pool.clear();
         }
         for parked in self.lot.drain() {
             drop(parked);
@@ -552,56 +536,38 @@ fn pinned(answer: Option<Answer>) -> Option<UpstreamTag> {
     }
 }
 
-fn head_limits(plan: &Plan, raw_paths: bool) -> HeadLimits {
-    let prefix = plan
-        .session
-        .as_ref()
-        .and_then(|s| s.forward.as_ref())
-        .map_or("X-Session-", |f| &f.prefix);
-    HeadLimits {
-        header_bytes: plan.limits.header_bytes,
-        headers: plan.limits.headers,
-        uri_bytes: plan.limits.uri_bytes,
-        raw_paths,
-        names: NameRules::new(prefix),
-    }
-}
-
-fn default_host(plan: &Plan) -> Box<[u8]> {
-    let text = plan
-        .listeners
-        .first()
-        .map_or_else(String::new, |l| l.address.to_string());
-    text.into_bytes().into_boxed_slice()
-}
-
 /// What is done now and then: logs, events and gauges five times a second; pools and shard.
 async fn turns(core: &'static Core) {
     let mut turn = 0u64;
     loop {
         monoio::time::sleep(TURN).await;
         turn += 1;
-        if let Some(log) = &core.log {
-            log.flush(core);
-        }
-        core.sessions.turn(core, turn * TURN.as_millis() as u64);
+        core.lines.flush(core);
+        let generation = core.generation();
+        core.sessions
+            .turn(core, &generation, turn * TURN.as_millis() as u64);
         let events = std::mem::take(&mut *core.events.borrow_mut());
         if !events.is_empty() {
             core.mesh
                 .send(core.shared.control(), Message::Events(events));
         }
-        gauges(core);
+        gauges(core, &generation);
         if turn.is_multiple_of(5) {
             core.metrics().count(Metric::Turns);
             buffers::trim(KEEP_POOLED);
             give_back(core);
             let now = core.now_ms();
-            for service in &core.services {
-                let idle = core.shared.plan.services[service.index as usize]
-                    .connections
-                    .idle_timeout;
-                service.pools.iter().for_each(|p| p.sweep(now, idle));
+            for (service, plan) in generation.services.iter().zip(&generation.plan.services) {
+                let idle = plan.connections.idle_timeout;
+                service
+                    .upstreams
+                    .iter()
+                    .for_each(|u| u.pool.sweep(now, idle));
             }
+            let mut older = core.older.borrow_mut();
+            older.retain(|generation| generation.strong_count() > 0);
+            let count = older.len() as u64;
+            core.metrics().set(Metric::GenerationsOld, count);
         }
     }
 }
@@ -619,16 +585,11 @@ fn give_back(core: &Core) {
     core.left_before.set(core.left.get());
 }
 
-fn gauges(core: &Core) {
+fn gauges(core: &Core, generation: &Generation) {
     let metrics = core.metrics();
     metrics.set(Metric::ConnectionsOpen, core.open.get() as u64);
     metrics.set(Metric::ConnectionsParked, core.lot.len() as u64);
-    let idle: usize = core
-        .services
-        .iter()
-        .flat_map(|s| &s.pools)
-        .map(Pool::len)
-        .sum();
+    let idle: usize = generation.upstreams().map(|u| u.pool.len()).sum();
     metrics.set(Metric::UpstreamIdle, idle as u64);
     metrics.set(Metric::MeshSpills, core.mesh.stats().spills);
 }

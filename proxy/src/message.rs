@@ -5,21 +5,25 @@
 //!
 //! Invariants: a message owns all that it carries; an `Ask` is answered exactly once, by the party
 //! that it was sent to; nothing here is ever dropped by the mesh (a full ring is backpressure).
-//! It deliberately has no broadcast: the sender loops.
+//! Upstreams are named by [`UpstreamId`], which a reload gives to no other: a message that comes late
+//! finds the right one or none. It deliberately has no broadcast: the sender loops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use holdfast_runtime::mesh::CallId;
+use holdfast_runtime::socket::Bound;
 use holdfast_store::shard::{Answer, Ask};
 
 use crate::pin::state::{AdminState, HealthState};
+use crate::setup::{Setup, UpstreamId};
 
 /// A place in the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Party(pub usize);
 
-/// One upstream of the plan: a service and a position in its list.
+/// One upstream of a configuration: a service and a position in its list. Means something only
+/// together with the generation that it belongs to, so it is in no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UpstreamRef {
     /// Index into `Plan::services`.
@@ -49,7 +53,7 @@ pub enum Message {
     /// Control to data core: the state of an upstream, as decided for the whole instance.
     State {
         /// Which.
-        upstream: UpstreamRef,
+        upstream: UpstreamId,
         /// What an operator set.
         admin: AdminState,
         /// What health checks and passive failures say.
@@ -58,7 +62,7 @@ pub enum Message {
     /// Control to data core: where an upstream with a DNS name is now.
     Addresses {
         /// Which.
-        upstream: UpstreamRef,
+        upstream: UpstreamId,
         /// Its addresses in the resolver's order; empty when the name does not resolve.
         addresses: Arc<[SocketAddr]>,
     },
@@ -66,7 +70,7 @@ pub enum Message {
     /// and for a success only while failures of that upstream are remembered.
     Outcome {
         /// Which.
-        upstream: UpstreamRef,
+        upstream: UpstreamId,
         /// Whether it worked.
         ok: bool,
     },
@@ -76,6 +80,18 @@ pub enum Message {
     LogBuffer(Vec<u8>),
     /// Data core to control: events of sessions and pins, as the shard told them.
     Events(Vec<crate::event::Event>),
+    /// Control to data core: a new configuration, for all requests that begin from now on.
+    Reload {
+        /// The configuration.
+        setup: Arc<Setup>,
+        /// New listeners of this core, each with its place.
+        listeners: Vec<(u16, Bound)>,
+    },
+    /// Data core to control: new requests go by this configuration.
+    Reloaded {
+        /// [`Setup::number`].
+        number: u64,
+    },
     /// Control to data core: stop accepting, finish what is in flight, close what is idle.
     Drain,
     /// Control to data core: end now.

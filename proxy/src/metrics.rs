@@ -1,6 +1,6 @@
 //! Counters: THE table of metric names, and the blocks that hold their values.
 //!
-//! Owns one [`CoreMetrics`] a data core. Its core alone writes it, with a relaxed load and store
+//! Owns one [`CoreMetrics`] a data core, and the shape of those of routes and upstreams. Its core alone writes it, with a relaxed load and store
 //! (no locked instruction); the control thread reads all of them and sums.
 //!
 //! Invariants: a counter never goes down; a gauge is written whole by its core; labels are bounded by
@@ -104,6 +104,7 @@ pub enum Metric {
     LogLines,
     LogLinesDropped,
     EventsDropped,
+    GenerationsOld,
     Turns,
 }
 
@@ -206,6 +207,7 @@ pub const TABLE: &[Definition] = &[
     counter(Metric::LogLines, "access_log_lines_total", "", "Lines of the access log."),
     counter(Metric::LogLinesDropped, "access_log_lines_dropped_total", "", "Lines of the access log given up because the writer was behind."),
     counter(Metric::EventsDropped, "events_dropped_total", "", "Events given up because their queue was full."),
+    gauge(Metric::GenerationsOld, "configurations_old", "", "Former configurations that requests or tunnels still go by, summed over the cores."),
     counter(Metric::Turns, "core_seconds_total", "", "Sweeps of the core, one a second: a core that does not count is stalled."),
 ];
 
@@ -254,8 +256,9 @@ pub const LATENCY_BOUNDS_US: [u64; 16] = [
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
-/// Counters of one route on one core.
+/// Counters of one route on one core. Aligned as [`CoreMetrics`] is.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct RouteMetrics {
     /// Responses by class: 1xx (101 only) to 5xx.
     pub classes: [AtomicU64; 5],
@@ -267,8 +270,9 @@ pub struct RouteMetrics {
     pub latency_sum_us: AtomicU64,
 }
 
-/// Counters of one upstream on one core.
+/// Counters of one upstream on one core. Aligned as [`CoreMetrics`] is.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct UpstreamMetrics {
     /// Exchanges begun.
     pub requests: AtomicU64,
@@ -283,10 +287,6 @@ const SERIES: usize = Metric::Turns as usize + 1;
 #[repr(align(128))]
 pub struct CoreMetrics {
     series: [AtomicU64; SERIES],
-    /// By rule.
-    pub routes: Box<[RouteMetrics]>,
-    /// By service, then upstream.
-    pub upstreams: Box<[Box<[UpstreamMetrics]>]>,
 }
 
 /// Adds to a counter that only this thread writes.
@@ -295,19 +295,16 @@ pub fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
-impl CoreMetrics {
-    /// A block of zeros for the routes and upstreams of a plan.
-    pub fn new(routes: usize, upstreams: &[usize]) -> Self {
+impl Default for CoreMetrics {
+    /// Zeros.
+    fn default() -> Self {
         Self {
             series: std::array::from_fn(|_| AtomicU64::new(0)),
-            routes: (0..routes).map(|_| RouteMetrics::default()).collect(),
-            upstreams: upstreams
-                .iter()
-                .map(|&n| (0..n).map(|_| UpstreamMetrics::default()).collect())
-                .collect(),
         }
     }
+}
 
+impl CoreMetrics {
     /// Counts one.
     #[inline]
     pub fn count(&self, metric: Metric) {

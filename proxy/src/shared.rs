@@ -1,26 +1,21 @@
-//! What all threads of the process see: the plan, and one atomic each for what is bounded over all cores.
+//! What all threads of the process see for as long as it lives: counters, and one atomic each for what is
+//! bounded over all cores.
 //!
 //! Made at boot and never changed but for the atomics. No lock, and no state that decides anything
-//! but a count: states of upstreams travel as messages.
+//! but a count: states of upstreams travel as messages. What comes from the configuration, and changes
+//! with it, is [`crate::setup::Setup`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-
-use holdfast_config::plan::Plan;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use crate::metrics::CoreMetrics;
 
 /// One a process, behind an `Arc`.
 #[derive(Debug)]
 pub struct Shared {
-    /// The configuration.
-    pub plan: Arc<Plan>,
     /// Number of data cores: parties `0..cores` of the mesh.
     pub cores: usize,
     /// By data core.
     pub metrics: Box<[CoreMetrics]>,
-    /// By service, then upstream: exchanges and tunnels in flight over all cores.
-    pub active: Box<[Box<[AtomicU32]>]>,
     /// Client connections over all cores.
     pub connections: AtomicUsize,
     /// Sessions over all cores.
@@ -32,22 +27,14 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For a plan on `cores` data cores.
-    pub fn new(plan: Arc<Plan>, cores: usize) -> Self {
-        let sizes: Vec<usize> = plan.services.iter().map(|s| s.upstreams.len()).collect();
+    /// For `cores` data cores.
+    pub fn new(cores: usize) -> Self {
         Self {
-            metrics: (0..cores)
-                .map(|_| CoreMetrics::new(plan.rules.len(), &sizes))
-                .collect(),
-            active: sizes
-                .iter()
-                .map(|&n| (0..n).map(|_| AtomicU32::new(0)).collect())
-                .collect(),
+            metrics: (0..cores).map(|_| CoreMetrics::default()).collect(),
             connections: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             session_bytes: AtomicU64::new(0),
             unready: AtomicBool::new(false),
-            plan,
             cores,
         }
     }

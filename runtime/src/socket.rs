@@ -316,8 +316,11 @@ impl Listener {
         }
     }
 
-    /// Takes a connection that waits; `WouldBlock` if none does.
-    fn accept_now(&self) -> io::Result<Accepted> {
+    /// Takes a connection that waits.
+    ///
+    /// # Errors
+    /// `WouldBlock` if none does; else accept(2)'s.
+    pub fn accept_now(&self) -> io::Result<Accepted> {
         // The ring waits inside the kernel, the legacy driver must not.
         let flags = libc::SOCK_CLOEXEC | if is_legacy() { libc::SOCK_NONBLOCK } else { 0 };
         let (fd, peer) = accept4(self.fd.as_raw_fd(), flags)?;

@@ -137,6 +137,11 @@ impl Pins {
         }
     }
 
+    /// At most `bound` pins from now on. Those that are over it go as they end.
+    pub fn set_bound(&mut self, bound: usize) {
+        self.bound = bound.clamp(1, NIL as usize - 1);
+    }
+
     /// Pins held, those not swept yet included.
     pub fn len(&self) -> usize {
         self.entries.len()

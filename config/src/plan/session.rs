@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Secret;
 
 /// `gateway.session`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Session {
     /// Sources by ascending priority; never empty.
     pub sources: Vec<Source>,
@@ -52,7 +52,7 @@ pub struct Session {
 }
 
 /// One place where a token arrives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "a handful in the whole process")]
 pub enum Source {
     /// A cookie.
@@ -81,7 +81,7 @@ pub enum SameSite {
 }
 
 /// A cookie source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct SessionCookie {
     pub name: String,
@@ -96,7 +96,7 @@ pub struct SessionCookie {
 }
 
 /// `lifecycle.creation`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Creation {
     /// Trigger `firstRequest`.
     pub first_request: bool,
@@ -132,7 +132,7 @@ pub enum Eviction {
 
 /// `lifecycle.cleanup`, resolved: its timeouts are already in [`Session::timeout`] and [`Session::ttl`]
 /// where they are the earliest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Cleanup {
     /// Idle bound beside `timeout` (strategy `inactive`, always rolling); zero: none.
@@ -142,7 +142,7 @@ pub struct Cleanup {
 }
 
 /// `data`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Data {
     /// Names that may be stored; `None` is any.
     pub fields: Option<Vec<String>>,
@@ -153,7 +153,7 @@ pub struct Data {
 }
 
 /// `forward`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Forward {
     /// Header prefix, as written, ending in `-`.
     pub prefix: String,
@@ -162,7 +162,7 @@ pub struct Forward {
 }
 
 /// `storage`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Storage {
     /// Where the truth is.
     pub kind: StorageKind,
@@ -189,7 +189,7 @@ pub struct Storage {
 }
 
 /// `storage.type`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "one in the whole process")]
 pub enum StorageKind {
     /// This process.
@@ -201,7 +201,7 @@ pub enum StorageKind {
 }
 
 /// `storage.redis`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Redis {
     pub addresses: Vec<String>,
@@ -220,7 +220,7 @@ pub struct Redis {
 }
 
 /// `storage.database`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Postgres {
     pub dsn: Secret,
@@ -231,7 +231,7 @@ pub struct Postgres {
 }
 
 /// `security`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Security {
     /// HMAC secrets of tokens; empty where `encryption.id` is off. The first signs, all verify.
     pub token_keys: Vec<Secret>,
@@ -277,7 +277,7 @@ pub enum OnMismatch {
 }
 
 /// `metrics`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
     /// `/metrics` is served.
     pub enabled: bool,
@@ -286,7 +286,7 @@ pub struct Metrics {
 }
 
 /// `events`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Events {
     /// Names emitted; `None` is all.
     pub emit: Option<Vec<String>>,
@@ -297,7 +297,7 @@ pub struct Events {
 }
 
 /// `replication` (carried for later; see the README).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Replication {
     pub method: ReplicationMethod,
@@ -333,7 +333,7 @@ pub enum ReplicationMethod {
 }
 
 /// One of `crossRegion.regions`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "each is the key of the same name")]
 pub struct Region {
     pub name: String,

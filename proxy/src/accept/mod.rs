@@ -28,6 +28,7 @@ use holdfast_runtime::socket::{Accepted, Listener, is_exhausted};
 use holdfast_runtime::stream::Stream;
 
 use crate::core::Core;
+use crate::generation::Generation;
 use crate::metrics::Metric;
 use crate::parse::{HeadScan, RequestHead, ResponseHead};
 use crate::serve::{Next, serve};
@@ -47,8 +48,10 @@ pub struct Conn {
     pub stream: Rc<Stream>,
     /// Who is at the other end, by the PROXY header where there was one (IPv4-mapped addresses as IPv4).
     pub peer: SocketAddr,
-    /// Index into `Plan::listeners`.
+    /// Index into `Setup::listeners`.
     pub listener: u16,
+    /// What the request under way goes by.
+    pub generation: Rc<Generation>,
     /// Both ends are on this machine.
     pub loopback: bool,
     /// Requests begun.
@@ -75,8 +78,9 @@ pub struct Parked {
 }
 
 impl Conn {
-    fn new(stream: Stream, parked: Parked) -> Self {
+    fn new(core: &Core, stream: Stream, parked: Parked) -> Self {
         Self {
+            generation: core.generation(),
             stream: Rc::new(stream),
             peer: parked.peer,
             listener: parked.listener,
@@ -87,6 +91,14 @@ impl Conn {
             scan: HeadScan::default(),
             response: ResponseHead::default(),
             response_scan: HeadScan::default(),
+        }
+    }
+
+    /// Takes up the newest generation, before a request begins.
+    #[inline]
+    pub fn renew(&mut self, core: &Core) {
+        if self.generation.setup.number != core.number() {
+            self.generation = core.generation();
         }
     }
 
@@ -112,11 +124,11 @@ impl Conn {
     }
 }
 
-/// Takes connections of one listener until the core drains.
+/// Takes connections of one listener until the core drains, or a reload takes the listener away.
 pub async fn listen(core: &'static Core, listener: Listener, index: u16) {
     loop {
         let accepted = {
-            let mut drain = pin!(core.until(|core| core.draining.get()));
+            let mut drain = pin!(core.until(|core| core.draining.get() || !core.serves(index)));
             let mut accept = pin!(listener.accept());
             poll_fn(|cx| match accept.as_mut().poll(cx) {
                 Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
@@ -136,13 +148,21 @@ pub async fn listen(core: &'static Core, listener: Listener, index: u16) {
             None => break,
         }
     }
+    if !core.serves(index) {
+        // Those that wait in its queue were accepted by the kernel: they are served yet.
+        while let Ok(Accepted { stream, peer }) = listener.accept_now() {
+            admit(core, stream, peer, index);
+        }
+        listener.close();
+    }
 }
 
 fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener: u16) {
     // A unix peer is on this machine.
     let peer = peer.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let open = core.shared.connections.fetch_add(1, Relaxed);
-    if open >= core.shared.plan.runtime.max_connections {
+    let generation = core.generation();
+    if open >= generation.plan.runtime.max_connections {
         core.shared.connections.fetch_sub(1, Relaxed);
         core.metrics().count(Metric::ConnectionsRefused);
         return;
@@ -152,6 +172,7 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let loopback = core.listener_loopback(listener, &stream) && is_loopback(peer.ip());
     let conn = Conn::new(
+        core,
         stream,
         Parked {
             peer,
@@ -160,7 +181,7 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
             requests: 0,
         },
     );
-    if core.shared.plan.listeners[listener as usize].proxy_protocol {
+    if generation.listener(listener).proxy_protocol {
         monoio::spawn(run_proxied(core, conn));
     } else {
         monoio::spawn(run(core, conn));
@@ -188,7 +209,7 @@ pub async fn watch_lot(core: &'static Core) {
         match parked.why {
             Why::Readable => match Stream::from_fd(parked.fd) {
                 Ok(stream) => {
-                    monoio::spawn(run(core, Conn::new(stream, parked.data)));
+                    monoio::spawn(run(core, Conn::new(core, stream, parked.data)));
                 }
                 Err(_) => closed(core),
             },
@@ -229,7 +250,7 @@ async fn run(core: &'static Core, mut conn: Conn) {
         match next {
             Wait::Request => {}
             Wait::Park => {
-                let idle = idle_limit(core, &conn);
+                let idle = idle_limit(&conn);
                 let parked = conn
                     .park()
                     .and_then(|(fd, data)| core.lot.park(fd, data, idle).ok());
@@ -251,6 +272,7 @@ async fn run(core: &'static Core, mut conn: Conn) {
 async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
     loop {
         conn.requests = conn.requests.saturating_add(1);
+        conn.renew(core);
         match serve(core, conn).await {
             Next::Keep if core.draining.get() && conn.input.is_empty() => return Wait::End,
             Next::Keep => {}
@@ -272,8 +294,8 @@ async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
     }
 }
 
-fn idle_limit(core: &Core, conn: &Conn) -> Duration {
-    let limits = &core.shared.plan.limits;
+fn idle_limit(conn: &Conn) -> Duration {
+    let limits = conn.generation.limits();
     let limit = if conn.requests == 0 {
         limits.header_timeout
     } else {

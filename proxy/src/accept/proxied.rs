@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Reads the header. False: the connection is to be closed.
 pub async fn header(core: &'static Core, conn: &mut Conn) -> bool {
-    let limit = core.shared.plan.limits.header_timeout;
+    let limit = conn.generation.limits().header_timeout;
     let until = (!limit.is_zero()).then(|| Instant::now() + limit);
     loop {
         match proxy::read(conn.input.as_slice()) {

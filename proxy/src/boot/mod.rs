@@ -22,7 +22,7 @@ use crate::control::{Control, Options};
 use crate::core::{self, Parts};
 use crate::log;
 use crate::message::Message;
-use crate::session::create::Limiter;
+use crate::setup::Setup;
 use crate::shared::Shared;
 
 /// Messages between two threads that may wait before the sender's spill queue takes them.
@@ -32,13 +32,10 @@ const RING: usize = 1024;
 #[derive(Clone)]
 pub struct ProcessKeys {
     pin: [u8; 32],
-    data: Option<Vec<u8>>,
     /// Tag of this node in tokens and stamps.
     pub node: u16,
     /// Keys of the hashes of what clients choose, the same on all cores.
     pub seeds: [u64; 4],
-    /// `creation.limit`, over all cores.
-    pub limiter: Option<Arc<Limiter>>,
 }
 
 impl std::fmt::Debug for ProcessKeys {
@@ -51,30 +48,23 @@ impl ProcessKeys {
     /// Draws them.
     pub fn new(plan: &Plan) -> Self {
         let mut entropy = crate::entropy::Entropy::default();
-        let data = plan
-            .session
-            .as_ref()
-            .and_then(|s| s.security.data_keys.first());
         Self {
             pin: entropy.bytes(),
-            data: data.map(|k| k.0.clone()),
             node: node_tag(&plan.node),
             seeds: std::array::from_fn(|_| entropy.u64()),
-            limiter: plan.session.as_ref().and_then(|s| {
-                let prefix = s.security.ip_prefix;
-                s.creation
-                    .limit
-                    .map(|rate| Arc::new(Limiter::new(rate, prefix)))
-            }),
         }
     }
 
     /// The key of a rule's pin cookies.
-    pub fn pin_key(&self, rule: &Rule) -> [u8; 32] {
+    pub fn pin_key(&self, plan: &Plan, rule: &Rule) -> [u8; 32] {
+        let data = plan
+            .session
+            .as_ref()
+            .and_then(|s| s.security.data_keys.first());
         let configured = rule.affinity.as_ref().and_then(|a| a.cookie.key.as_ref());
         crate::pin::key::derive(
             configured.map(|k| k.0.as_slice()),
-            self.data.as_deref(),
+            data.map(|key| key.0.as_slice()),
             &self.pin,
         )
         .key
@@ -251,8 +241,10 @@ fn start(
     let plan = Arc::new(plan);
     let cores = machine.cores.len();
     let keys = Arc::new(ProcessKeys::new(&plan));
-    let shared = Arc::new(Shared::new(plan.clone(), cores));
-    let control = Control::prepare(shared.clone(), options).map_err(|e| vec![e.to_string()])?;
+    let shared = Arc::new(Shared::new(cores));
+    let setup = Arc::new(Setup::first(Arc::clone(&plan), cores));
+    let control = Control::prepare(shared.clone(), setup.clone(), options)
+        .map_err(|e| vec![e.to_string()])?;
     let (mut groups, mut addresses) = (Vec::new(), Vec::new());
     for listener in &plan.listeners {
         let group = socket::bind(listener.address, cores).map_err(|e| vec![e.to_string()])?;
@@ -276,6 +268,7 @@ fn start(
         let parts = Parts {
             index,
             shared: shared.clone(),
+            setup: setup.clone(),
             port,
             listeners,
             keys: keys.clone(),

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use holdfast_store::shard::{Answer, Ask};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admin::error::ApiError;
 use super::status::{Status, UpstreamStatus};
-use crate::message::UpstreamRef;
 use crate::pin::state::AdminState;
+use crate::setup::{Setup, UpstreamId};
 use crate::shared::Shared;
 
 /// How long a handler waits for an answer.
@@ -43,7 +43,7 @@ pub enum Command {
     /// Set an upstream's state, and tell what follows.
     SetState {
         /// Which.
-        upstream: UpstreamRef,
+        upstream: UpstreamId,
         /// To what.
         state: AdminState,
         /// Dropped unanswered where there is no such upstream.
@@ -92,6 +92,7 @@ pub struct DeskCounts {
 #[derive(Clone)]
 pub struct Desk {
     commands: mpsc::Sender<Command>,
+    setups: watch::Receiver<Arc<Setup>>,
     /// What all threads share.
     pub shared: Arc<Shared>,
     /// What is counted here.
@@ -100,16 +101,25 @@ pub struct Desk {
 
 impl Desk {
     /// A desk and the loop's end of it.
-    pub fn new(shared: Arc<Shared>) -> (Self, mpsc::Receiver<Command>) {
+    pub fn new(
+        shared: Arc<Shared>,
+        setups: watch::Receiver<Arc<Setup>>,
+    ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(QUEUE);
         (
             Self {
                 commands,
+                setups,
                 shared,
                 counts: Arc::default(),
             },
             queue,
         )
+    }
+
+    /// The configuration that holds now.
+    pub fn setup(&self) -> Arc<Setup> {
+        Arc::clone(&self.setups.borrow())
     }
 
     /// Asks the shard of a core.
@@ -134,7 +144,7 @@ impl Desk {
     /// [`Unanswered`].
     pub async fn set_state(
         &self,
-        upstream: UpstreamRef,
+        upstream: UpstreamId,
         state: AdminState,
     ) -> Result<UpstreamStatus, Unanswered> {
         self.wait(|reply| Command::SetState {

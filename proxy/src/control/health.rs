@@ -13,20 +13,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_config::plan::{Plan, Protocol, Service, UpstreamAddress};
+use holdfast_config::plan::{Protocol, Service, UpstreamAddress};
 use tokio::sync::mpsc;
 
 use super::probe::{self, Found, Place, Probe};
 use super::status::UpstreamStatus;
 use crate::log;
-use crate::message::UpstreamRef;
 use crate::pin::health::{Input, Judge, Output, ProbeId, Probed, Reason};
 use crate::pin::state::{AdminState, HealthState, UpstreamState};
+use crate::setup::{Endpoint, Setup, UpstreamId};
 
 /// A finished check.
 #[derive(Debug)]
 pub struct Report {
-    upstream: UpstreamRef,
+    upstream: UpstreamId,
     probe: ProbeId,
     found: Found,
 }
@@ -35,7 +35,7 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changed {
     /// Which.
-    pub upstream: UpstreamRef,
+    pub upstream: UpstreamId,
     /// What an operator set.
     pub admin: AdminState,
     /// What checks and failures say.
@@ -45,6 +45,7 @@ pub struct Changed {
 }
 
 struct Entry {
+    id: UpstreamId,
     name: String,
     place: Place,
     probe: Option<Probe>,
@@ -66,24 +67,35 @@ static UNKNOWN: log::Limited = log::Limited::new(Duration::from_secs(60));
 
 impl Board {
     /// Everything up, and no check made yet. Reports of checks go to `reports`.
-    pub fn new(plan: &Plan, reports: mpsc::Sender<Report>) -> Self {
+    pub fn new(setup: &Setup, reports: mpsc::Sender<Report>) -> Self {
+        Self::since(Instant::now(), setup, reports)
+    }
+
+    fn since(zero: Instant, setup: &Setup, reports: mpsc::Sender<Report>) -> Self {
+        let now = since(zero);
+        let plan = &setup.plan;
         let judge = |service: &Service| {
             let ids = service
                 .upstreams
                 .iter()
                 .map(|upstream| upstream.id.as_str());
-            Judge::new(ids, service.health.clone(), service.passive.clone(), 0)
+            Judge::new(ids, service.health.clone(), service.passive.clone(), now)
         };
         Self {
             judges: plan.services.iter().map(judge).collect(),
-            entries: plan.services.iter().map(entries).collect(),
-            zero: Instant::now(),
+            entries: plan
+                .services
+                .iter()
+                .zip(&setup.endpoints)
+                .map(|(service, endpoints)| entries(service, endpoints))
+                .collect(),
+            zero,
             reports,
         }
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX)
+        since(self.zero)
     }
 
     /// When [`turn`](Self::turn) is wanted at the latest.
@@ -93,21 +105,25 @@ impl Board {
     }
 
     /// An upstream with a name is now at these addresses.
-    pub fn moved(&mut self, upstream: UpstreamRef, addresses: Arc<[std::net::SocketAddr]>) {
+    pub fn moved(&mut self, upstream: UpstreamId, addresses: Arc<[std::net::SocketAddr]>) {
         if let Some(entry) = self.entry(upstream) {
             entry.place = Place::Addresses(addresses);
         }
     }
 
     /// The outcome of an exchange, from a core.
-    pub fn outcome(&mut self, upstream: UpstreamRef, ok: bool) {
-        let (service, upstream) = (upstream.service as usize, upstream.upstream as usize);
+    pub fn outcome(&mut self, upstream: UpstreamId, ok: bool) {
+        let Some((service, upstream)) = self.find(upstream) else {
+            return;
+        };
         self.input(service, Input::Outcome { upstream, ok });
     }
 
     /// An operator sets a state.
-    pub fn set(&mut self, upstream: UpstreamRef, state: AdminState) {
-        let (service, upstream) = (upstream.service as usize, upstream.upstream as usize);
+    pub fn set(&mut self, upstream: UpstreamId, state: AdminState) {
+        let Some((service, upstream)) = self.find(upstream) else {
+            return;
+        };
         self.input(service, Input::Admin { upstream, state });
     }
 
@@ -118,7 +134,10 @@ impl Board {
             probe,
             found,
         } = report;
-        let (service, position) = (upstream.service as usize, upstream.upstream as usize);
+        // It was asked under a configuration that had it.
+        let Some((service, position)) = self.find(upstream) else {
+            return;
+        };
         let before = self
             .judges
             .get(service)
@@ -163,29 +182,72 @@ impl Board {
         }
     }
 
-    fn entry(&mut self, upstream: UpstreamRef) -> Option<&mut Entry> {
+    /// Where an upstream stands: service and position.
+    fn find(&self, id: UpstreamId) -> Option<(usize, usize)> {
         self.entries
-            .get_mut(upstream.service as usize)?
-            .get_mut(upstream.upstream as usize)
+            .iter()
+            .enumerate()
+            .find_map(|(service, entries)| {
+                let at = entries.iter().position(|entry| entry.id == id)?;
+                Some((service, at))
+            })
+    }
+
+    fn entry(&mut self, id: UpstreamId) -> Option<&mut Entry> {
+        let (service, at) = self.find(id)?;
+        self.entries.get_mut(service)?.get_mut(at)
+    }
+
+    /// What is known of one.
+    pub fn one(&self, id: UpstreamId) -> Option<UpstreamStatus> {
+        let (service, at) = self.find(id)?;
+        let (judge, entry) = (
+            self.judges.get(service)?,
+            self.entries.get(service)?.get(at)?,
+        );
+        Some(status(judge, at, entry))
+    }
+
+    /// Takes up a new configuration. What was known of the upstreams that it shares with the old one
+    /// goes on: states, counts of checks, places. Their checks in flight are given up.
+    pub fn reload(&mut self, setup: &Setup) {
+        let new = Self::since(self.zero, setup, self.reports.clone());
+        let old = std::mem::replace(self, new);
+        for (service, judge) in self.judges.iter_mut().enumerate() {
+            let Some(entries) = self.entries.get_mut(service) else {
+                continue;
+            };
+            for (at, entry) in entries.iter_mut().enumerate() {
+                let Some((s, u)) = old.find(entry.id) else {
+                    continue;
+                };
+                if let Some(known) = old.judges.get(s) {
+                    judge.resume(at, known, u);
+                }
+                if let Some(known) = old.entries.get(s).and_then(|s| s.get(u)) {
+                    entry.place = known.place.clone();
+                    entry.last_check.clone_from(&known.last_check);
+                    (entry.passed, entry.failed) = (known.passed, known.failed);
+                    entry.changes = known.changes;
+                }
+            }
+        }
     }
 
     /// Lets time pass, starts the checks that are due, and tells every change. Within the control
     /// thread's runtime.
     pub fn turn(&mut self, mut tell: impl FnMut(Changed)) {
         let now = self.now();
-        for (service, (judge, entries)) in self.judges.iter_mut().zip(&mut self.entries).enumerate()
-        {
+        for (judge, entries) in self.judges.iter_mut().zip(&mut self.entries) {
             if judge.poll_timeout().is_some_and(|at| at <= now) {
                 judge.handle_input(Input::Tick, now);
             }
             while let Some(output) = judge.poll_output() {
                 match output {
                     Output::Probe { upstream, probe } => {
-                        let at = UpstreamRef {
-                            service: service as u32,
-                            upstream: upstream as u32,
-                        };
-                        start(entries.get(upstream), at, probe, &self.reports);
+                        if let Some(entry) = entries.get(upstream) {
+                            start(entry, probe, &self.reports);
+                        }
                     }
                     Output::Changed {
                         upstream,
@@ -195,17 +257,15 @@ impl Board {
                         to,
                         reason,
                     } => {
-                        if let Some(entry) = entries.get_mut(upstream)
-                            && from != to
-                        {
+                        let Some(entry) = entries.get_mut(upstream) else {
+                            continue;
+                        };
+                        if from != to {
                             entry.changes += 1;
                             say(entry, from, to, reason);
                         }
                         tell(Changed {
-                            upstream: UpstreamRef {
-                                service: service as u32,
-                                upstream: upstream as u32,
-                            },
+                            upstream: entry.id,
                             admin,
                             health,
                             event: (from != to).then_some(to),
@@ -219,22 +279,7 @@ impl Board {
     /// What is known of each, by service, then upstream.
     pub fn status(&self) -> Vec<Vec<UpstreamStatus>> {
         let of_service = |(judge, entries): (&Judge, &Vec<Entry>)| {
-            let of_one = |(at, entry): (usize, &Entry)| {
-                let (admin, health, state) = judge.state(at).unwrap_or_default();
-                UpstreamStatus {
-                    state,
-                    admin: admin.into(),
-                    health: health.into(),
-                    addresses: match &entry.place {
-                        Place::Addresses(addresses) => addresses.to_vec(),
-                        Place::Unix(_) => Vec::new(),
-                    },
-                    last_check: entry.last_check.clone(),
-                    checks_passed: entry.passed,
-                    checks_failed: entry.failed,
-                    changes: entry.changes,
-                }
-            };
+            let of_one = |(at, entry): (usize, &Entry)| status(judge, at, entry);
             entries.iter().enumerate().map(of_one).collect()
         };
         self.judges
@@ -245,14 +290,38 @@ impl Board {
     }
 }
 
-fn entries(service: &Service) -> Vec<Entry> {
-    let entry = |upstream: &holdfast_config::plan::Upstream| {
+/// Milliseconds since `zero`.
+fn since(zero: Instant) -> u64 {
+    u64::try_from(zero.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn status(judge: &Judge, at: usize, entry: &Entry) -> UpstreamStatus {
+    let (admin, health, state) = judge.state(at).unwrap_or_default();
+    UpstreamStatus {
+        state,
+        admin: admin.into(),
+        health: health.into(),
+        addresses: match &entry.place {
+            Place::Addresses(addresses) => addresses.to_vec(),
+            Place::Unix(_) => Vec::new(),
+        },
+        last_check: entry.last_check.clone(),
+        checks_passed: entry.passed,
+        checks_failed: entry.failed,
+        changes: entry.changes,
+    }
+}
+
+fn entries(service: &Service, endpoints: &[Arc<Endpoint>]) -> Vec<Entry> {
+    let entry = |(upstream, endpoint): (&holdfast_config::plan::Upstream, &Arc<Endpoint>)| {
         let (place, host) = match &upstream.address {
             UpstreamAddress::Ip(address) => {
                 (Place::Addresses(Arc::from([*address])), address.to_string())
             }
             UpstreamAddress::Name(name, port) => {
-                (Place::Addresses(Arc::from([])), format!("{name}:{port}"))
+                let known = endpoint.addresses.clone();
+                let known = known.unwrap_or_else(|| Arc::from([]));
+                (Place::Addresses(known), format!("{name}:{port}"))
             }
             UpstreamAddress::Unix(path) => (Place::Unix(path.clone()), "localhost".to_owned()),
         };
@@ -265,6 +334,7 @@ fn entries(service: &Service) -> Vec<Entry> {
         });
         let name = format!("{}/{}", service.name, upstream.id);
         Entry {
+            id: endpoint.id,
             name,
             place,
             probe,
@@ -274,21 +344,15 @@ fn entries(service: &Service) -> Vec<Entry> {
             changes: 0,
         }
     };
-    service.upstreams.iter().map(entry).collect()
+    service.upstreams.iter().zip(endpoints).map(entry).collect()
 }
 
 /// Starts a check as a task. Its report waits where the control loop is behind.
-fn start(
-    entry: Option<&Entry>,
-    upstream: UpstreamRef,
-    id: ProbeId,
-    reports: &mpsc::Sender<Report>,
-) {
-    let Some((probe, place)) =
-        entry.and_then(|entry| Some((entry.probe.clone()?, entry.place.clone())))
-    else {
+fn start(entry: &Entry, id: ProbeId, reports: &mpsc::Sender<Report>) {
+    let Some(probe) = entry.probe.clone() else {
         return;
     };
+    let (upstream, place) = (entry.id, entry.place.clone());
     let reports = reports.clone();
     tokio::spawn(async move {
         let found = probe::check(&probe, &place).await;

@@ -44,6 +44,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_config::plan::Plan;
 use holdfast_runtime::mesh::Port;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -55,6 +56,7 @@ use self::signals::Signals;
 use self::turn::{Loop, Sources};
 use crate::log as say;
 use crate::message::Message;
+use crate::setup::Setup;
 use crate::shared::Shared;
 
 /// Threads for look-ups of names.
@@ -108,6 +110,7 @@ impl Stopper {
 /// The control thread before it runs. See the module.
 pub struct Control {
     shared: Arc<Shared>,
+    setup: Arc<Setup>,
     options: Options,
     runtime: tokio::runtime::Runtime,
     listener: Option<(std::net::TcpListener, SocketAddr)>,
@@ -129,14 +132,18 @@ impl Control {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn prepare(shared: Arc<Shared>, options: Options) -> Result<Self, StartError> {
+    pub fn prepare(
+        shared: Arc<Shared>,
+        setup: Arc<Setup>,
+        options: Options,
+    ) -> Result<Self, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(LOOK_UPS)
             .thread_name("holdfast-names")
             .build()
             .map_err(StartError::Runtime)?;
-        let listener = match &shared.plan.admin {
+        let listener = match &setup.plan.admin {
             None => None,
             Some(admin) => {
                 let bound = admin::bind(admin.address).and_then(|listener| {
@@ -146,7 +153,7 @@ impl Control {
                 Some(bound.map_err(|error| StartError::Admin(admin.address, error))?)
             }
         };
-        let log = match &shared.plan.access_log {
+        let log = match &setup.plan.access_log {
             None => None,
             Some(log) => {
                 let writer = LogWriter::start(Target::parse(&log.path));
@@ -160,6 +167,7 @@ impl Control {
         let (stop, stops) = mpsc::channel(2);
         Ok(Self {
             shared,
+            setup,
             options,
             runtime,
             listener,
@@ -184,6 +192,7 @@ impl Control {
     pub fn run(self, port: Port<Message>) -> Exit {
         let Self {
             shared,
+            setup,
             options,
             runtime,
             listener,
@@ -194,11 +203,12 @@ impl Control {
         } = self;
         let local = LocalSet::new();
         let (exit, log) = local.block_on(&runtime, async move {
-            let (desk, commands) = Desk::new(Arc::clone(&shared));
+            let (setups, current) = tokio::sync::watch::channel(Arc::clone(&setup));
+            let (desk, commands) = Desk::new(Arc::clone(&shared), current);
             if let Some((listener, address)) = listener {
-                serve_admin(listener, address, &shared, &desk);
+                serve_admin(listener, address, &setup.plan, &desk);
             }
-            let mut all = Loop::new(shared, options, port.local(), desk, log);
+            let mut all = Loop::new(shared, setups, options, port.local(), desk, log);
             let exit = all.turn_until_the_end(commands, sources).await;
             all.last_words().await;
             all.local.close();
@@ -216,13 +226,8 @@ impl Control {
     }
 }
 
-fn serve_admin(
-    listener: std::net::TcpListener,
-    address: SocketAddr,
-    shared: &Arc<Shared>,
-    desk: &Desk,
-) {
-    let Some(admin) = &shared.plan.admin else {
+fn serve_admin(listener: std::net::TcpListener, address: SocketAddr, plan: &Plan, desk: &Desk) {
+    let Some(admin) = &plan.admin else {
         return;
     };
     match tokio::net::TcpListener::from_std(listener) {

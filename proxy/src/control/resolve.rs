@@ -1,6 +1,7 @@
 //! Upstreams by DNS name: looked up at the start, and again every [`EVERY`].
 //!
-//! Owns one task a distinct name and port, and the last good addresses of each. Runs on the control
+//! Owns one task a distinct name and port, and the last good addresses of each; a name that a reload no
+//! longer has loses its task. Runs on the control
 //! thread; the look-up itself (getaddrinfo) on a thread of tokio's blocking pool.
 //!
 //! Invariants: a failed look-up keeps the last good addresses and is told once, until the name
@@ -11,16 +12,16 @@
 //! program, and the TTL of an answer is not known.
 //! Tested below: the judgement on answers, and a real look-up of `localhost`.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_config::plan::{Plan, UpstreamAddress};
+use holdfast_config::plan::UpstreamAddress;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::log;
-use crate::message::UpstreamRef;
+use crate::setup::{Setup, UpstreamId};
 
 /// Pause between two look-ups of a name.
 pub const EVERY: Duration = Duration::from_secs(10);
@@ -31,19 +32,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Addresses kept of one name.
 const ADDRESSES: usize = 64;
 
-/// A name, as a position in the list of distinct ones.
-pub type NameId = usize;
+/// A name; never that of another.
+pub type NameId = u64;
 
 /// What a look-up brought: addresses, or why there are none.
 pub type Answer = Result<Vec<SocketAddr>, String>;
 
 struct Name {
+    id: NameId,
     host: String,
     port: u16,
-    upstreams: Vec<UpstreamRef>,
+    upstreams: Vec<UpstreamId>,
     addresses: Arc<[SocketAddr]>,
     answered: bool,
     failing: bool,
+    task: Option<AbortHandle>,
 }
 
 impl Name {
@@ -62,52 +65,70 @@ impl Name {
     }
 }
 
-/// All names of a plan. See the module.
+/// All names of a configuration. See the module.
+#[derive(Default)]
 pub struct Names {
     names: Vec<Name>,
+    next: NameId,
     errors: u64,
 }
 
 impl Names {
-    /// The names of a plan; none is looked up yet.
-    pub fn new(plan: &Plan) -> Self {
-        let mut names: Vec<Name> = Vec::new();
-        let mut known: HashMap<(String, u16), NameId> = HashMap::new();
-        for (s, service) in plan.services.iter().enumerate() {
-            for (u, upstream) in service.upstreams.iter().enumerate() {
-                let UpstreamAddress::Name(host, port) = &upstream.address else {
-                    continue;
-                };
-                let id = *known.entry((host.clone(), *port)).or_insert_with(|| {
-                    names.push(Name {
-                        host: host.clone(),
-                        port: *port,
+    /// Takes up the names of a configuration: those that are new are looked up from now on, each answer
+    /// going to `answers`, and those that are gone no more. Within the control thread's runtime.
+    pub fn reload(&mut self, setup: &Setup, answers: &mpsc::Sender<(NameId, Answer)>) {
+        let mut old = std::mem::take(&mut self.names);
+        for (s, u, endpoint) in setup.all_endpoints() {
+            let upstream = setup.plan.services.get(s).and_then(|s| s.upstreams.get(u));
+            let Some(UpstreamAddress::Name(host, port)) = upstream.map(|u| &u.address) else {
+                continue;
+            };
+            let is = |name: &Name| name.host == *host && name.port == *port;
+            if !self.names.iter().any(is) {
+                let name = match old.iter().position(is) {
+                    Some(at) => Name {
                         upstreams: Vec::new(),
-                        addresses: Arc::from([]),
-                        answered: false,
-                        failing: false,
-                    });
-                    names.len() - 1
-                });
-                names[id].upstreams.push(UpstreamRef {
-                    service: s as u32,
-                    upstream: u as u32,
-                });
+                        ..old.swap_remove(at)
+                    },
+                    None => self.begin(host, *port, endpoint.addresses.clone(), answers),
+                };
+                self.names.push(name);
+            }
+            if let Some(name) = self.names.iter_mut().find(|name| is(name)) {
+                name.upstreams.push(endpoint.id);
             }
         }
-        Self { names, errors: 0 }
+        for task in old.into_iter().filter_map(|name| name.task) {
+            task.abort();
+        }
     }
 
-    /// Starts the look-ups; each answer goes to `answers`. Within the control thread's runtime.
-    pub fn start(&self, answers: &mpsc::Sender<(NameId, Answer)>) {
-        for (id, name) in self.names.iter().enumerate() {
-            tokio::spawn(look_up_again_and_again(
-                id,
-                name.host.clone(),
-                name.port,
-                answers.clone(),
-            ));
+    fn begin(
+        &mut self,
+        host: &str,
+        port: u16,
+        known: Option<Arc<[SocketAddr]>>,
+        answers: &mpsc::Sender<(NameId, Answer)>,
+    ) -> Name {
+        self.next += 1;
+        let look_ups = look_up_again_and_again(self.next, host.to_owned(), port, answers.clone());
+        Name {
+            id: self.next,
+            host: host.to_owned(),
+            port,
+            upstreams: Vec::new(),
+            addresses: known.unwrap_or_else(|| Arc::from([])),
+            answered: false,
+            failing: false,
+            task: Some(tokio::spawn(look_ups).abort_handle()),
         }
+    }
+
+    /// Where a name leads, as far as that is known.
+    pub fn known(&self, host: &str, port: u16) -> Option<Arc<[SocketAddr]>> {
+        let is = |name: &&Name| name.host == *host && name.port == port;
+        let addresses = Arc::clone(&self.names.iter().find(is)?.addresses);
+        (!addresses.is_empty()).then_some(addresses)
     }
 
     /// Takes an answer. `Some`: these upstreams are now at these addresses.
@@ -115,8 +136,8 @@ impl Names {
         &mut self,
         id: NameId,
         answer: Answer,
-    ) -> Option<(&[UpstreamRef], Arc<[SocketAddr]>)> {
-        let name = self.names.get_mut(id)?;
+    ) -> Option<(&[UpstreamId], Arc<[SocketAddr]>)> {
+        let name = self.names.iter_mut().find(|name| name.id == id)?;
         name.answered = true;
         let answer = answer.and_then(|some| {
             if some.is_empty() {
@@ -197,24 +218,24 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        let upstream = |n| UpstreamRef {
-            service: 0,
-            upstream: n,
-        };
-        let name = |host: &str, upstreams| Name {
+        let upstream = UpstreamId;
+        let name = |id, host: &str, upstreams| Name {
+            id,
             host: host.into(),
             port: 80,
             upstreams,
             addresses: Arc::from([]),
             answered: false,
             failing: false,
+            task: None,
         };
         Names {
             names: vec![
-                name("localhost", vec![upstream(0), upstream(2)]),
-                name("b", vec![upstream(1)]),
+                name(0, "localhost", vec![upstream(0), upstream(2)]),
+                name(1, "b", vec![upstream(1)]),
             ],
             errors: 0,
+            next: 1,
         }
     }
 
@@ -228,10 +249,7 @@ mod tests {
         let (upstreams, addresses) = names
             .answered(0, Ok(vec![address(1), address(2), address(1)]))
             .unwrap();
-        assert_eq!(
-            upstreams.iter().map(|u| u.upstream).collect::<Vec<_>>(),
-            [0, 2]
-        );
+        assert_eq!(upstreams.iter().map(|u| u.0).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(&addresses[..], [address(1), address(2)]);
         assert!(!names.settled());
 

@@ -4,10 +4,12 @@
 //! secret. Tested where it is made and where it is shown.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::shutdown::Phase;
 use crate::pin::state::UpstreamState;
+use crate::setup::Setup;
 
 /// The whole picture at one moment.
 #[derive(Debug, Clone)]
@@ -18,7 +20,9 @@ pub struct Status {
     pub cores: Vec<CoreStatus>,
     /// The first look at DNS names isn't over yet.
     pub resolving: bool,
-    /// By service, then upstream.
+    /// The configuration that holds.
+    pub setup: Arc<Setup>,
+    /// By service, then upstream, of that configuration.
     pub upstreams: Vec<Vec<UpstreamStatus>>,
     /// What the control thread itself counts.
     pub counts: ControlCounts,

@@ -19,6 +19,7 @@ use super::shutdown::Exit;
 use super::{Control, Options, Stopper};
 use crate::message::Message;
 use crate::metrics::Metric;
+use crate::setup::Setup;
 use crate::shared::Shared;
 
 /// No wait of a test is longer.
@@ -204,6 +205,7 @@ fn play(
 /// A control thread and its played cores.
 pub struct Played {
     pub shared: Arc<Shared>,
+    pub setup: Arc<Setup>,
     pub cores: Vec<Core>,
     pub admin: SocketAddr,
     pub stopper: Stopper,
@@ -225,7 +227,8 @@ impl Played {
         let plan = outcome
             .plan
             .unwrap_or_else(|| panic!("{:?}", outcome.errors));
-        let shared = Arc::new(Shared::new(Arc::new(plan), 2));
+        let shared = Arc::new(Shared::new(2));
+        let setup = Arc::new(Setup::first(Arc::new(plan), 2));
         let mut ports = mesh::build(4, 64);
         ports.truncate(3);
         let port = ports.pop().unwrap();
@@ -235,9 +238,9 @@ impl Played {
             .collect();
         let (started, address) = channel();
         let (done, exit) = channel();
-        let theirs = Arc::clone(&shared);
+        let theirs = (Arc::clone(&shared), Arc::clone(&setup));
         std::thread::spawn(move || {
-            let control = Control::prepare(theirs, Options::default()).unwrap();
+            let control = Control::prepare(theirs.0, theirs.1, Options::default()).unwrap();
             started
                 .send((control.admin_address().unwrap(), control.stopper()))
                 .unwrap();
@@ -246,6 +249,7 @@ impl Played {
         let (admin, stopper) = address.recv_timeout(DEADLINE).unwrap();
         Self {
             shared,
+            setup,
             cores,
             admin,
             stopper,

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use super::admin::exposition::strict;
 use super::shutdown::Exit;
 use super::testing::{Played, SERVICE, until, with};
-use crate::message::{Message, UpstreamRef};
+use crate::message::Message;
 use crate::pin::state::{AdminState, HealthState};
+use crate::setup::UpstreamId;
 
 #[test]
 fn readiness_follows_the_cores() {
@@ -45,10 +46,7 @@ fn an_operator_sets_states() {
         (&json["state"], &json["admin"], &json["health"]),
         (&"drain".into(), &"drain".into(), &"up".into())
     );
-    let b = UpstreamRef {
-        service: 0,
-        upstream: 1,
-    };
+    let b = UpstreamId(1);
     for core in &played.cores {
         core.sees("the state", |message| match message {
             Message::State {
@@ -155,10 +153,7 @@ fn failed_exchanges_eject_for_all_cores() {
       passiveHealth: { failures: 3, window: 10s, eject: 50ms }
 ",
     );
-    let upstream = UpstreamRef {
-        service: 0,
-        upstream: 0,
-    };
+    let upstream = UpstreamId(0);
     for core in [0, 1, 0] {
         played.cores[core].send(Message::Outcome {
             upstream,
@@ -171,10 +166,7 @@ fn failed_exchanges_eject_for_all_cores() {
     }
     // One that does not exist is nobody's.
     played.cores[0].send(Message::Outcome {
-        upstream: UpstreamRef {
-            service: 9,
-            upstream: 9,
-        },
+        upstream: UpstreamId(9),
         ok: false,
     });
     assert_eq!(played.get("/healthz").status, 200);
@@ -191,11 +183,7 @@ fn names_are_resolved_before_readiness() {
     for core in &played.cores {
         let addresses = core.sees("addresses", |message| match message {
             Message::Addresses {
-                upstream:
-                    UpstreamRef {
-                        service: 0,
-                        upstream: 0,
-                    },
+                upstream: UpstreamId(0),
                 addresses,
             } => Some(Arc::clone(addresses)),
             _ => None,

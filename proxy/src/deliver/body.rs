@@ -192,7 +192,7 @@ async fn by_chunks(
     sent: &mut u64,
 ) -> Result<bool, End> {
     let mut decoder = chunked::Decoder::response();
-    let limits = &core.response_limits;
+    let limits = &conn.generation.response_limits;
     let with_trailers = conn.head.te_trailers;
     let mut data = 0;
     loop {

@@ -10,13 +10,21 @@ use holdfast_runtime::buffers::Buffer;
 use crate::accept::Conn;
 use crate::core::Core;
 use crate::deliver::body::Plan;
+use crate::identify::Identity;
 use crate::metrics::Metric;
 use crate::parse::{Line, Name, Version, cookies};
 use crate::session::Conclusion;
 use crate::text::{Sink, write_number};
 
 /// Does a line of the upstream's go through as it stands?
-fn keep(core: &Core, line: &Line, buf: &[u8], caching: Caching, header_set: Option<&[u8]>) -> bool {
+fn keep(
+    core: &Core,
+    identity: &Identity,
+    line: &Line,
+    buf: &[u8],
+    caching: Caching,
+    header_set: Option<&[u8]>,
+) -> bool {
     match line.name {
         Name::ContentType | Name::Date | Name::Server => true,
         _ if line.hop_by_hop() => false,
@@ -24,9 +32,7 @@ fn keep(core: &Core, line: &Line, buf: &[u8], caching: Caching, header_set: Opti
         Name::ContentLength => false,
         Name::Session | Name::Shadow | Name::AffinityClear => false,
         Name::SetCookie => {
-            let ours = core
-                .identity
-                .is_our_cookie(cookies::set_cookie_name(line.value(buf)));
+            let ours = identity.is_our_cookie(cookies::set_cookie_name(line.value(buf)));
             if ours {
                 core.metrics().count(Metric::ForeignSetCookie);
             }
@@ -57,6 +63,7 @@ pub fn write(
     out: &mut Buffer,
 ) {
     let head = &conn.response;
+    let identity = &conn.generation.identity;
     let caching = if conclusion.session_cookie {
         Caching::NoStore
     } else if conclusion.pin_cookie {
@@ -67,7 +74,7 @@ pub fn write(
     status_line(head.status, head.reason.of(input), out);
     let header_set = conclusion.header.as_ref().map(|(name, _)| name.as_bytes());
     lines(&head.lines, input, out, |line| {
-        keep(core, line, input, caching, header_set)
+        keep(core, identity, line, input, caching, header_set)
     });
     if caching != Caching::AsIs {
         cache_control(&head.lines, input, caching, out);
@@ -99,9 +106,10 @@ pub fn write(
 /// Writes an interim response (1xx): what it says, without what is ours or hop-by-hop.
 pub fn write_interim(core: &Core, conn: &Conn, input: &[u8], out: &mut Buffer) {
     let head = &conn.response;
+    let identity = &conn.generation.identity;
     status_line(head.status, head.reason.of(input), out);
     lines(&head.lines, input, out, |line| {
-        line.name != Name::SetCookie && keep(core, line, input, Caching::AsIs, None)
+        line.name != Name::SetCookie && keep(core, identity, line, input, Caching::AsIs, None)
     });
     out.put(b"\r\n");
 }

@@ -102,7 +102,7 @@ fn finish(
     drop(pump);
     drop(pinned);
     if end == End::Whole(true) && request_done && conn.response.keep_alive {
-        pool::checkin(core, at, up);
+        pool::checkin(core, &conn.generation, at, up);
     }
     match end {
         End::Whole(_) if plan.keep && request_done => Next::Keep,

@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::net::Shutdown;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::{Expire, Slot};
@@ -41,7 +42,7 @@ pub async fn run(
     let carried = std::mem::take(&mut conn.input);
     answered.exchange.input = Buffer::empty();
     let clock = Clock {
-        core,
+        limit: conn.generation.limits().tunnel_timeout,
         client: conn.stream.slot(),
         upstream: answered.exchange.up.stream.slot(),
     };
@@ -71,17 +72,16 @@ pub async fn run(
 }
 
 struct Clock<'a> {
-    core: &'a Core,
+    limit: Duration,
     client: &'a Slot,
     upstream: &'a Slot,
 }
 
 impl Clock<'_> {
     fn touch(&self) {
-        let limit = self.core.shared.plan.limits.tunnel_timeout;
-        if !limit.is_zero() {
-            self.client.arm(limit, Expire::Both);
-            self.upstream.arm(limit, Expire::Both);
+        if !self.limit.is_zero() {
+            self.client.arm(self.limit, Expire::Both);
+            self.upstream.arm(self.limit, Expire::Both);
         }
     }
 }

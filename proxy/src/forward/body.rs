@@ -12,8 +12,8 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
+use holdfast_config::plan::Limits;
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::{Expire, Slot};
 use holdfast_runtime::splice::{self, Step};
@@ -21,6 +21,7 @@ use holdfast_runtime::stream::Stream;
 
 use crate::accept::Conn;
 use crate::core::Core;
+use crate::generation::Generation;
 use crate::metrics::Metric;
 use crate::parse::{HeadLimits, chunked};
 use crate::text::{Sink, write_fmt};
@@ -84,14 +85,15 @@ impl std::fmt::Debug for Pump {
 }
 
 impl Pump {
-    /// Starts moving a body from `client` to `upstream`; `first` are its bytes that came with the head.
+    /// Starts moving a body from the client to `upstream`; `first` are its bytes that came with the head.
     pub fn start(
         core: &'static Core,
-        client: Rc<Stream>,
+        conn: &Conn,
         upstream: Rc<Stream>,
         reader: Reader,
         first: Buffer,
     ) -> Self {
+        let (client, generation) = (conn.stream.clone(), conn.generation.clone());
         let state = Rc::new(BodyState {
             done: Cell::new(false),
             error: Cell::new(None),
@@ -100,7 +102,16 @@ impl Pump {
         });
         let shared = state.clone();
         let future = Box::pin(async move {
-            let result = pump(core, &client, &upstream, reader, first, &shared).await;
+            let result = pump(
+                core,
+                &generation,
+                &client,
+                &upstream,
+                reader,
+                first,
+                &shared,
+            )
+            .await;
             match result {
                 Ok(()) => shared.done.set(true),
                 Err(error) => shared.error.set(Some(error)),
@@ -164,9 +175,9 @@ pub struct Rate {
 
 impl Rate {
     /// Begins now.
-    pub fn new(core: &Core) -> Self {
+    pub fn new(core: &Core, limits: &Limits) -> Self {
         Self {
-            floor: core.shared.plan.limits.min_body_rate,
+            floor: limits.min_body_rate,
             since_ms: core.now_ms(),
             bytes: 0,
         }
@@ -187,13 +198,9 @@ impl Rate {
     }
 }
 
-/// The longest wait for one read or write of a body: zero in the configuration is no bound.
-pub fn gap(core: &Core) -> Duration {
-    core.shared.plan.limits.body_timeout
-}
-
 async fn pump(
     core: &'static Core,
+    generation: &Generation,
     client: &Stream,
     upstream: &Stream,
     mut reader: Reader,
@@ -201,11 +208,12 @@ async fn pump(
     state: &BodyState,
 ) -> Result<(), BodyError> {
     let slot = Slot::new(client.raw_fd());
-    let mut rate = Rate::new(core);
+    let limits = generation.limits();
+    let mut rate = Rate::new(core, limits);
     let mut input = first;
     let mut out = Buffer::take();
     loop {
-        let ended = step(core, &mut reader, &mut input, &mut out, state)?;
+        let ended = step(generation, &mut reader, &mut input, &mut out, state)?;
         if !out.is_empty() {
             out = send(upstream, out).await?;
         }
@@ -217,12 +225,12 @@ async fn pump(
             && *left >= SPLICE_FROM
             && input.is_empty()
         {
-            let moved = spliced(core, client, upstream, &slot, *left, &mut rate).await?;
+            let moved = spliced(core, limits, client, upstream, &slot, *left, &mut rate).await?;
             state.bytes.set(state.bytes.get() + moved);
             *left -= moved;
             continue;
         }
-        let (read, back) = receive(core, client, &slot, input, &mut rate).await;
+        let (read, back) = receive(core, limits, client, &slot, input, &mut rate).await;
         input = back;
         read?;
     }
@@ -230,7 +238,7 @@ async fn pump(
 
 /// Moves what is in `input` to `out`; true at the body's end.
 fn step(
-    core: &Core,
+    generation: &Generation,
     reader: &mut Reader,
     input: &mut Buffer,
     out: &mut Buffer,
@@ -249,7 +257,7 @@ fn step(
             let mut data = 0;
             let ended = transcode(
                 decoder,
-                &core.head_limits[0],
+                &generation.listeners[0].head_limits,
                 input,
                 out,
                 Some(true),
@@ -259,7 +267,7 @@ fn step(
             ended
         }
     };
-    let limit = core.shared.plan.limits.body_bytes;
+    let limit = generation.limits().body_bytes;
     if limit > 0 && state.bytes.get() > limit {
         return Err(BodyError::TooLarge);
     }
@@ -326,13 +334,15 @@ async fn send(upstream: &Stream, out: Buffer) -> Result<Buffer, BodyError> {
 /// Reads once from the client, within the limits. The buffer comes back whatever happens.
 async fn receive(
     core: &Core,
+    limits: &Limits,
     client: &Stream,
     slot: &Slot,
     mut input: Buffer,
     rate: &mut Rate,
 ) -> (Result<(), BodyError>, Buffer) {
-    if !gap(core).is_zero() {
-        slot.arm(gap(core), Expire::Read);
+    // Zero in the configuration is no bound.
+    if !limits.body_timeout.is_zero() {
+        slot.arm(limits.body_timeout, Expire::Read);
     }
     if input.capacity() == 0 {
         input = Buffer::take();
@@ -360,13 +370,14 @@ async fn receive(
 
 async fn spliced(
     core: &Core,
+    limits: &Limits,
     client: &Stream,
     upstream: &Stream,
     slot: &Slot,
     left: u64,
     rate: &mut Rate,
 ) -> Result<u64, BodyError> {
-    let limit = core.shared.plan.limits.body_bytes;
+    let limit = limits.body_bytes;
     let n = if limit > 0 { left.min(limit) } else { left };
     let mut slow = false;
     let moved = splice::splice_exact(client, upstream, n, |step| match step {
@@ -378,8 +389,8 @@ async fn spliced(
                 let _ = client.shutdown(std::net::Shutdown::Read);
             }
         }
-        Step::Waits(splice::Side::Read) if !gap(core).is_zero() => {
-            slot.arm(gap(core), Expire::Read);
+        Step::Waits(splice::Side::Read) if !limits.body_timeout.is_zero() => {
+            slot.arm(limits.body_timeout, Expire::Read);
         }
         // The upstream is slow: that is no fault of the client's.
         Step::Waits(_) => slot.disarm(),
@@ -402,10 +413,20 @@ async fn spliced(
 pub async fn gather(core: &Core, conn: &mut Conn, missing: usize) -> Result<(), BodyError> {
     let end = conn.input.len() + missing;
     conn.input.reserve(missing);
-    let mut rate = Rate::new(core);
+    let generation = conn.generation.clone();
+    let limits = generation.limits();
+    let mut rate = Rate::new(core, limits);
     while conn.input.len() < end {
         let input = std::mem::take(&mut conn.input);
-        let (read, input) = receive(core, &conn.stream, conn.stream.slot(), input, &mut rate).await;
+        let (read, input) = receive(
+            core,
+            limits,
+            &conn.stream,
+            conn.stream.slot(),
+            input,
+            &mut rate,
+        )
+        .await;
         conn.input = input;
         read?;
     }

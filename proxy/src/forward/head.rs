@@ -11,7 +11,7 @@ use holdfast_runtime::buffers::Buffer;
 
 use crate::accept::Conn;
 use crate::core::Core;
-use crate::identify::Request;
+use crate::identify::{Identity, Request};
 use crate::parse::{Framing, Line, Name, Version};
 use crate::session::Attached;
 
@@ -23,7 +23,7 @@ enum Fate {
     Cookie,
 }
 
-fn fate(core: &Core, request: &Request, line: &Line, buf: &[u8], upgrade: bool) -> Fate {
+fn fate(identity: &Identity, request: &Request, line: &Line, buf: &[u8], upgrade: bool) -> Fate {
     match line.name {
         Name::Cookie if request.our_cookies => Fate::Cookie,
         Name::Upgrade if upgrade => Fate::Keep,
@@ -39,7 +39,7 @@ fn fate(core: &Core, request: &Request, line: &Line, buf: &[u8], upgrade: bool) 
         Name::XRequestId if request.made_request_id.is_some() => Fate::Drop,
         Name::Session | Name::Shadow | Name::ProxyAuthorization => Fate::Drop,
         Name::Expect if !request.expect_continue => Fate::Drop,
-        _ if core.identity.is_identifier_header(line.name(buf)) => Fate::Drop,
+        _ if identity.is_identifier_header(line.name(buf)) => Fate::Drop,
         _ => Fate::Keep,
     }
 }
@@ -48,6 +48,7 @@ fn fate(core: &Core, request: &Request, line: &Line, buf: &[u8], upgrade: bool) 
 pub fn write(core: &Core, conn: &Conn, request: &Request, session: &Attached, out: &mut Buffer) {
     let buf = conn.input.as_slice();
     let head = &conn.head;
+    let identity = &conn.generation.identity;
     request_line(conn, request, out);
     let upgrade = head.upgrade.is_some();
     let mut run = head.lines.first().map_or(0, |l| l.start as usize);
@@ -58,7 +59,7 @@ pub fn write(core: &Core, conn: &Conn, request: &Request, session: &Attached, ou
         match line.name {
             Name::Host if request.rewrite_host => {}
             _ => {
-                let fate = fate(core, request, line, buf, upgrade);
+                let fate = fate(identity, request, line, buf, upgrade);
                 seen.note(line.name, &fate);
                 match fate {
                     Fate::Keep => continue,
@@ -66,7 +67,7 @@ pub fn write(core: &Core, conn: &Conn, request: &Request, session: &Attached, ou
                     Fate::Cookie => {
                         out.extend_from_slice(&buf[run..line.start as usize]);
                         run = end;
-                        core.identity.write_cookie_line(line.value(buf), out);
+                        identity.write_cookie_line(line.value(buf), out);
                         continue;
                     }
                 }
@@ -79,8 +80,8 @@ pub fn write(core: &Core, conn: &Conn, request: &Request, session: &Attached, ou
     if request.rewrite_host {
         line(out, b"Host", head.authority_bytes(buf));
     }
-    added(core, conn, request, &seen, out);
-    session.write_request_lines(core, out);
+    added(conn, request, &seen, out);
+    session.write_request_lines(core, conn, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -122,7 +123,7 @@ fn line(out: &mut Buffer, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn added(core: &Core, conn: &Conn, request: &Request, seen: &Seen, out: &mut Buffer) {
+fn added(conn: &Conn, request: &Request, seen: &Seen, out: &mut Buffer) {
     let buf = conn.input.as_slice();
     let head = &conn.head;
     out.extend_from_slice(b"X-Forwarded-For: ");
@@ -169,6 +170,6 @@ fn added(core: &Core, conn: &Conn, request: &Request, seen: &Seen, out: &mut Buf
     }
     if head.version == Version::Http10 && !head.has(Name::Host) {
         // HTTP/1.0 needs no Host; the request that we send does (RFC 9112, 3.2).
-        line(out, b"Host", &core.default_host);
+        line(out, b"Host", &conn.generation.default_host);
     }
 }

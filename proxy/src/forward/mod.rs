@@ -25,6 +25,7 @@ use crate::accept::Conn;
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::deliver::page::Refusal;
+use crate::generation::Generation;
 use crate::message::UpstreamRef;
 use crate::metrics::{Metric, bump};
 use crate::parse::{self, Asked, Framing, MAX_INTERIM, Progress, Version};
@@ -87,8 +88,8 @@ pub async fn forward(
     mut pinned: Box<Pinned>,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let retry = &core.shared.plan.services[pinned.at.service as usize].retry;
-    let outgoing = outgoing(core, conn, retry).await?;
+    let retry = conn.generation.service(pinned.at).retry.clone();
+    let outgoing = outgoing(core, conn, &retry).await?;
     let mut tries = 0;
     let mut stale = 0;
     loop {
@@ -96,12 +97,11 @@ pub async fn forward(
         let at = pinned.at;
         record.upstream = Some(at);
         record.tries = tries;
-        let upstream = &core.metrics().upstreams[at.service as usize][at.upstream as usize];
-        bump(&upstream.requests, 1);
+        bump(&conn.generation.upstream(at).metrics().requests, 1);
         let failure = match attempt(core, conn, &pinned, &outgoing, stale > 0).await {
             Ok(exchange) => {
-                core.outcome(at, true);
-                if core.logs() {
+                core.outcome(&conn.generation, at, true);
+                if conn.generation.log.is_some() {
                     record.answered_ns = clock::monotonic_ns();
                 }
                 return Ok(Answered {
@@ -112,7 +112,7 @@ pub async fn forward(
             }
             Err(failure) => failure,
         };
-        count(core, at, &failure);
+        count(core, &conn.generation, at, &failure);
         if let Failure::Body(error) = failure {
             return Err(body_refusal(error));
         }
@@ -139,7 +139,7 @@ pub async fn forward(
 }
 
 async fn outgoing(core: &Core, conn: &mut Conn, retry: &Retry) -> Result<Outgoing, Refusal> {
-    let limit = core.shared.plan.limits.body_bytes;
+    let limit = conn.generation.limits().body_bytes;
     let length = match conn.head.framing {
         Framing::Length(n) => n,
         Framing::Chunked => return Ok(Outgoing::Streaming),
@@ -177,8 +177,8 @@ async fn attempt(
 ) -> Result<Exchange, Failure> {
     let at = pinned.at;
     let careful = !conn.head.method.idempotent() || matches!(outgoing, Outgoing::Streaming);
-    let client = proxied::Client::of(core, conn, pinned);
-    let up = pool::checkout(core, at, fresh, careful, client)
+    let client = proxied::Client::of(conn, pinned);
+    let up = pool::checkout(core, &conn.generation, at, fresh, careful, client)
         .await
         .map_err(Failure::Connect)?;
     let mut out = Buffer::take();
@@ -193,7 +193,7 @@ async fn attempt(
     if let Outgoing::Whole(n) = *outgoing {
         out.put(&conn.input.as_slice()[consumed..consumed + n]);
         consumed += n;
-        arm(core, &up);
+        arm(conn, &up);
     }
     let (written, input) = up.stream.write_all(out).await;
     if written.is_err() {
@@ -223,8 +223,8 @@ fn unanswered(up: &UpstreamConn) -> Failure {
     }
 }
 
-fn arm(core: &Core, up: &UpstreamConn) {
-    let limit = core.shared.plan.limits.response_timeout;
+fn arm(conn: &Conn, up: &UpstreamConn) {
+    let limit = conn.generation.limits().response_timeout;
     if !limit.is_zero() {
         up.stream.arm(limit, Expire::Both);
     }
@@ -237,7 +237,7 @@ fn start_pump(core: &'static Core, conn: &Conn, up: &UpstreamConn) -> Pump {
         Framing::Length(n) => Reader::Length(n),
         _ => Reader::Chunked(Box::new(parse::chunked::Decoder::request())),
     };
-    Pump::start(core, conn.stream.clone(), up.stream.clone(), reader, first)
+    Pump::start(core, conn, up.stream.clone(), reader, first)
 }
 
 async fn read_head(
@@ -251,7 +251,7 @@ async fn read_head(
         if !exchange.input.is_empty() {
             let progress = parse::response(
                 exchange.input.as_slice(),
-                &core.response_limits,
+                &conn.generation.response_limits,
                 &mut conn.response_scan,
                 Asked {
                     method: conn.head.method,
@@ -274,7 +274,7 @@ async fn read_head(
             }
         }
         let seen = !exchange.input.is_empty() || interim > 0;
-        if read_some(core, exchange).await? == 0 {
+        if read_some(conn, exchange).await? == 0 {
             return Err(match unanswered(&exchange.up) {
                 Failure::TimedOut => Failure::TimedOut,
                 _ if seen => Failure::Truncated,
@@ -285,7 +285,7 @@ async fn read_head(
 }
 
 /// Reads once from the upstream, the request's body going on beside. 0 is the end (or a failure).
-async fn read_some(core: &Core, exchange: &mut Exchange) -> Result<usize, Failure> {
+async fn read_some(conn: &Conn, exchange: &mut Exchange) -> Result<usize, Failure> {
     let mut input = std::mem::take(&mut exchange.input);
     if input.spare_len() == 0 {
         input.reserve(8 * 1024);
@@ -303,7 +303,7 @@ async fn read_some(core: &Core, exchange: &mut Exchange) -> Result<usize, Failur
         }
         match pump.state.error.get() {
             // The upstream has the whole request: now its time runs.
-            None => arm(core, &exchange.up),
+            None => arm(conn, &exchange.up),
             // It may have answered before it closed.
             Some(BodyError::UpstreamGone) => {
                 exchange.up.stream.arm(Duration::from_secs(1), Expire::Both)
@@ -331,7 +331,7 @@ async fn pass_interim(core: &Core, conn: &mut Conn, exchange: &mut Exchange) {
     conn.response_scan = Default::default();
 }
 
-fn count(core: &Core, at: UpstreamRef, failure: &Failure) {
+fn count(core: &Core, generation: &Generation, at: UpstreamRef, failure: &Failure) {
     let metric = match failure {
         Failure::Connect(ConnectError::Failed) => Metric::UpstreamConnectErrors,
         Failure::Connect(ConnectError::TimedOut) | Failure::TimedOut => Metric::UpstreamTimeouts,
@@ -343,11 +343,8 @@ fn count(core: &Core, at: UpstreamRef, failure: &Failure) {
     };
     core.metrics().count(metric);
     if !matches!(failure, Failure::Stale | Failure::Body(_)) {
-        bump(
-            &core.metrics().upstreams[at.service as usize][at.upstream as usize].failures,
-            1,
-        );
-        core.outcome(at, false);
+        bump(&generation.upstream(at).metrics().failures, 1);
+        core.outcome(generation, at, false);
     }
 }
 

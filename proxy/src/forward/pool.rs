@@ -19,6 +19,7 @@ use holdfast_runtime::stream::{Stream, Target};
 
 use crate::core::Core;
 use crate::forward::proxied::Client;
+use crate::generation::{Generation, UpstreamCore};
 use crate::message::UpstreamRef;
 use crate::metrics::Metric;
 
@@ -125,12 +126,13 @@ const LOOK_AFTER_MS: u64 = 20;
 /// response that nobody asked for must not become the answer to the next request.
 pub async fn checkout(
     core: &Core,
+    generation: &Generation,
     at: UpstreamRef,
     fresh: bool,
     careful: bool,
     client: Option<Client<'_>>,
 ) -> Result<UpstreamConn, ConnectError> {
-    let pool = core.pool(at);
+    let pool = &generation.upstream(at).pool;
     let named = client.map(|client| client.address);
     let kept = || {
         if fresh { None } else { pool.take(named) }
@@ -148,17 +150,18 @@ pub async fn checkout(
             client: named,
         });
     }
-    Box::pin(connect(core, at, client)).await
+    Box::pin(connect(core, generation, at, client)).await
 }
 
 /// Makes a connection, within `connectTimeout`.
 async fn connect(
     core: &Core,
+    generation: &Generation,
     at: UpstreamRef,
     client: Option<Client<'_>>,
 ) -> Result<UpstreamConn, ConnectError> {
-    let pool = core.pool(at);
-    let service = &core.shared.plan.services[at.service as usize];
+    let pool = &generation.upstream(at).pool;
+    let service = generation.service(at);
     let address = &service.upstreams[at.upstream as usize].address;
     let target = pool.target(address).ok_or(ConnectError::Failed)?;
     let limit = service.connections.connect_timeout;
@@ -191,12 +194,15 @@ async fn connect(
 }
 
 /// Keeps a connection whose exchange ended cleanly.
-pub fn checkin(core: &Core, at: UpstreamRef, conn: UpstreamConn) {
+pub fn checkin(core: &Core, generation: &Generation, at: UpstreamRef, conn: UpstreamConn) {
     let UpstreamConn { stream, client, .. } = conn;
     stream.disarm();
-    let settings = &core.shared.plan.services[at.service as usize].connections;
-    let pool = core.pool(at);
-    let mut idle = pool.idle.borrow_mut();
+    let upstream = generation.upstream(at);
+    if upstream.retired.get() {
+        return;
+    }
+    let settings = &generation.service(at).connections;
+    let mut idle = upstream.pool.idle.borrow_mut();
     if client.is_some() && !idle.is_empty() && idle.len() >= settings.max_idle_per_core {
         // Of connections that serve one client each, the oldest is the least likely to be used again.
         idle.remove(0);
@@ -212,18 +218,14 @@ pub fn checkin(core: &Core, at: UpstreamRef, conn: UpstreamConn) {
 
 /// One exchange in flight at an upstream, over all cores; given back when dropped.
 #[derive(Debug)]
-pub struct Active {
-    core: &'static Core,
-    at: UpstreamRef,
-}
+pub struct Active(Rc<UpstreamCore>);
 
 impl Active {
     /// Takes a place, if `connections.max` leaves one.
-    pub fn take(core: &'static Core, at: UpstreamRef) -> Option<Self> {
-        let max = core.shared.plan.services[at.service as usize]
-            .connections
-            .max;
-        let count = &core.shared.active[at.service as usize][at.upstream as usize];
+    pub fn take(generation: &Generation, at: UpstreamRef) -> Option<Self> {
+        let max = generation.service(at).connections.max;
+        let upstream = generation.upstream(at);
+        let count = upstream.active();
         if max == 0 {
             count.fetch_add(1, Relaxed);
         } else {
@@ -231,13 +233,12 @@ impl Active {
                 .fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1))
                 .ok()?;
         }
-        Some(Self { core, at })
+        Some(Self(Rc::clone(upstream)))
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.core.shared.active[self.at.service as usize][self.at.upstream as usize]
-            .fetch_sub(1, Relaxed);
+        self.0.active().fetch_sub(1, Relaxed);
     }
 }

@@ -12,7 +12,6 @@ use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::stream::Stream;
 
 use crate::accept::Conn;
-use crate::core::Core;
 use crate::parse::proxy;
 use crate::pin::stage::Pinned;
 
@@ -27,8 +26,8 @@ pub struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// For a request; `None` where connections name nobody.
-    pub fn of(core: &Core, conn: &'a Conn, pinned: &Pinned) -> Option<Self> {
-        if !core.shared.plan.services[pinned.at.service as usize].proxy_protocol {
+    pub fn of(conn: &'a Conn, pinned: &Pinned) -> Option<Self> {
+        if !conn.generation.service(pinned.at).proxy_protocol {
             return None;
         }
         let client = pinned.attached.request.client;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::core::Core;
 use crate::forward::pool::Active;
+use crate::generation::Generation;
 use crate::message::UpstreamRef;
 use crate::metrics::Metric;
 
@@ -16,11 +17,11 @@ const LOOK: Duration = Duration::from_millis(2);
 const MAX_WAITERS: usize = 10_000;
 
 /// Takes a place at `at`, waiting at most `queueTimeout` for one.
-pub async fn place(core: &'static Core, at: UpstreamRef) -> Option<Active> {
-    if let Some(active) = Active::take(core, at) {
+pub async fn place(core: &Core, generation: &Generation, at: UpstreamRef) -> Option<Active> {
+    if let Some(active) = Active::take(generation, at) {
         return Some(active);
     }
-    let limit = core.shared.plan.services[at.service as usize].queue_timeout;
+    let limit = generation.service(at).queue_timeout;
     let waiting = core.queued.get();
     if limit.is_zero() || waiting >= MAX_WAITERS {
         core.metrics().count(Metric::QueueTimeouts);
@@ -31,7 +32,7 @@ pub async fn place(core: &'static Core, at: UpstreamRef) -> Option<Active> {
     let until = core.now_ms() + limit.as_millis() as u64;
     let taken = loop {
         monoio::time::sleep(LOOK).await;
-        if let Some(active) = Active::take(core, at) {
+        if let Some(active) = Active::take(generation, at) {
             break Some(active);
         }
         if core.now_ms() >= until {

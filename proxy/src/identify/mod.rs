@@ -251,8 +251,9 @@ pub fn identify(
     };
     record.client = Some(identified.request.client);
     record.rule = Some(identified.request.rule as u32);
-    let insecure =
-        core.identity.secure_cookie && !identified.request.secure && !identified.request.laptop;
+    let insecure = conn.generation.identity.secure_cookie
+        && !identified.request.secure
+        && !identified.request.laptop;
     if insecure {
         core.metrics().count(Metric::InsecureRequests);
         static SAID: crate::log::Once = crate::log::Once::new();
@@ -269,10 +270,10 @@ pub fn identify(
     Ok(identified)
 }
 
-fn candidate(core: &Core, text: &[u8], through: Kind) -> Candidate {
+fn candidate(core: &Core, identity: &Identity, text: &[u8], through: Kind) -> Candidate {
     // The session is likely to be in no cache: it comes near while signature and digest are made.
     let early = |sid: &_| core.sessions.prefetch_index(sid);
-    match Token::decode_with(text, &core.identity.keys, early) {
+    match Token::decode_with(text, &identity.keys, early) {
         Ok((token, signature)) => {
             core.sessions.prefetch_entry(&token.sid);
             Candidate::Token(token.presented(signature, through))
@@ -291,20 +292,21 @@ fn push(identified: &mut Identified, source: usize, candidate: Candidate) {
 }
 
 fn from_cookies(core: &Core, conn: &Conn, insecure: bool, identified: &mut Identified) {
+    let identity = &conn.generation.identity;
     let buf = conn.input.as_slice();
     for line in conn.head.lines.iter().filter(|l| l.name == Name::Cookie) {
         for pair in cookies::pairs(line.value(buf)) {
-            if let Some(source) = core.identity.session_cookie(pair.name) {
+            if let Some(source) = identity.session_cookie(pair.name) {
                 identified.request.our_cookies = true;
                 let secure =
-                    matches!(&core.identity.sources[source].source, Source::Cookie(c) if c.secure);
+                    matches!(&identity.sources[source].source, Source::Cookie(c) if c.secure);
                 let found = if insecure && secure {
                     Candidate::Insecure
                 } else {
-                    candidate(core, pair.value, Kind::CookieOrHeader)
+                    candidate(core, identity, pair.value, Kind::CookieOrHeader)
                 };
                 push(identified, source, found);
-            } else if core.identity.is_pin_cookie(pair.name) {
+            } else if identity.is_pin_cookie(pair.name) {
                 identified.request.our_cookies = true;
                 if identified.pins.len() < MAX_CANDIDATES {
                     identified
@@ -323,25 +325,31 @@ fn within(buf: &[u8], part: &[u8]) -> std::ops::Range<u32> {
 }
 
 fn from_headers(core: &Core, conn: &Conn, identified: &mut Identified) {
-    if core.identity.headers.is_empty() {
+    let identity = &conn.generation.identity;
+    if identity.headers.is_empty() {
         return;
     }
     let buf = conn.input.as_slice();
-    for (i, source) in core.identity.sources.iter().enumerate() {
+    for (i, source) in identity.sources.iter().enumerate() {
         if !matches!(source.source, Source::Header { .. }) {
             continue;
         }
         for line in conn.head.lines.iter().filter(|l| l.is(buf, &source.name)) {
             let value = line.value(buf);
             if !value.is_empty() {
-                push(identified, i, candidate(core, value, Kind::CookieOrHeader));
+                push(
+                    identified,
+                    i,
+                    candidate(core, identity, value, Kind::CookieOrHeader),
+                );
             }
         }
     }
 }
 
 fn from_query(core: &Core, conn: &Conn, identified: &mut Identified) {
-    for (i, source) in core.identity.sources.iter().enumerate() {
+    let identity = &conn.generation.identity;
+    for (i, source) in identity.sources.iter().enumerate() {
         if !matches!(source.source, Source::Query { .. }) {
             continue;
         }
@@ -351,7 +359,7 @@ fn from_query(core: &Core, conn: &Conn, identified: &mut Identified) {
         let Some(value) = query::find(text, &source.name) else {
             continue;
         };
-        let found = candidate(core, value, Kind::Query);
+        let found = candidate(core, identity, value, Kind::Query);
         let mut rest = Vec::with_capacity(text.len());
         query::remove(text, &source.name, &mut rest);
         push(identified, i, found);

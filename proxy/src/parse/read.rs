@@ -33,7 +33,7 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
         }
         let progress = parse::request(
             conn.input.as_slice(),
-            &core.head_limits[conn.listener as usize],
+            &conn.generation.listeners[conn.listener as usize].head_limits,
             &mut conn.scan,
             &mut conn.head,
         )
@@ -42,9 +42,9 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
             break;
         }
         // A head that comes whole, as nearly all do, needs no deadline.
-        if !armed && !core.shared.plan.limits.header_timeout.is_zero() {
+        if !armed && !conn.generation.limits().header_timeout.is_zero() {
             conn.stream
-                .arm(core.shared.plan.limits.header_timeout, Expire::Read);
+                .arm(conn.generation.limits().header_timeout, Expire::Read);
             armed = true;
         }
         fill(core, conn).await?;
@@ -83,7 +83,7 @@ async fn fill(core: &Core, conn: &mut Conn) -> Result<(), Refusal> {
 fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refusal> {
     let buf = conn.input.as_slice();
     let head = &conn.head;
-    let listener = &core.shared.plan.listeners[conn.listener as usize];
+    let listener = conn.generation.listener(conn.listener);
     let peer = conn.peer.ip();
     let trusted = |ip: IpAddr| listener.trusted_proxies.iter().any(|c| c.contains(ip));
     let trusted_peer = !listener.trusted_proxies.is_empty() && trusted(peer);
@@ -116,7 +116,8 @@ fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refus
         ) == Some(forwarded::Scheme::Https);
     let authority = head.authority_bytes(buf);
     let laptop = conn.loopback && !forwarding && is_loopback_host(authority);
-    let rule = core
+    let rule = conn
+        .generation
         .router
         .route(authority, head.path(buf), head.method_bytes(buf))
         .ok_or_else(Refusal::unrouted)?;

@@ -50,6 +50,14 @@ impl Drains {
         }
     }
 
+    /// Since when an upstream drains, if it does.
+    pub fn since(&self, upstream: usize) -> Option<u64> {
+        self.upstreams
+            .get(upstream)?
+            .as_ref()
+            .map(|drain| drain.since_ms)
+    }
+
     /// Whether a drain ever gives clients up.
     pub fn ends(&self) -> bool {
         self.timeout_ms.is_some() || self.rate > 0

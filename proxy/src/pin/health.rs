@@ -130,7 +130,6 @@ pub struct Judge {
 
 #[derive(Debug, Clone)]
 struct Watched {
-    id: String,
     admin: AdminState,
     /// What the cores were last told.
     told: (AdminState, HealthState),
@@ -173,7 +172,6 @@ impl Judge {
     ) -> Self {
         let spread = check.as_ref().map_or(0, |check| millis(check.interval) / 4);
         let watch = |id: &str| Watched {
-            id: id.to_owned(),
             admin: AdminState::Ready,
             told: (AdminState::Ready, HealthState::Up),
             reason: Reason::Check,
@@ -195,23 +193,26 @@ impl Judge {
         }
     }
 
-    /// Takes over what `old` knew of the upstreams that are in both, by id, at a reload. Probes in flight
-    /// are forgotten; all that is taken over is told again as a change from `ready`.
-    pub fn resume(&mut self, old: &Judge) {
-        self.probes = old.probes;
-        for new in &mut self.upstreams {
-            let Some(known) = old.upstreams.iter().find(|known| known.id == new.id) else {
-                continue;
-            };
-            new.admin = known.admin;
-            new.reason = known.reason;
-            if self.check.is_some() {
-                (new.checked, new.good, new.bad) = (known.checked, known.good, known.bad);
+    /// Takes over, at a reload, what `old` knew of its upstream at `known` for the one at `upstream`: state,
+    /// checks and failures, and what the cores were told. A probe in flight is forgotten. Where the checks or the
+    /// passive health that held it down are gone, it is up, and that is told as a change.
+    pub fn resume(&mut self, upstream: usize, old: &Judge, known: usize) {
+        // A late answer to a probe of the old judge is none to a probe of this one.
+        self.probes = self.probes.max(old.probes);
+        let (Some(new), Some(known)) = (self.upstreams.get_mut(upstream), old.upstreams.get(known))
+        else {
+            return;
+        };
+        (new.admin, new.told, new.reason) = (known.admin, known.told, known.reason);
+        if let (Some(_), Some(before)) = (&self.check, &old.check) {
+            (new.checked, new.good, new.bad) = (known.checked, known.good, known.bad);
+            if self.check.as_ref() == Some(before) {
+                new.next_probe = known.next_probe;
             }
-            if self.passive.is_some() {
-                new.failures.clone_from(&known.failures);
-                (new.ejected_until, new.probation) = (known.ejected_until, known.probation);
-            }
+        }
+        if self.passive.is_some() {
+            new.failures.clone_from(&known.failures);
+            (new.ejected_until, new.probation) = (known.ejected_until, known.probation);
         }
     }
 

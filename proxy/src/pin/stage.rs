@@ -4,6 +4,7 @@
 //! under `connections.max`. It decides nothing itself.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use super::state::Usable;
 use super::table::TableKey;
 use crate::accept::Conn;
 use crate::accesslog::Record;
-use crate::core::{Core, ServiceCore};
+use crate::core::Core;
 use crate::deliver::page::Refusal;
 use crate::event::{Event, EventKind};
 use crate::forward::{pool::Active, queue};
+use crate::generation::ServiceCore;
 use crate::message::UpstreamRef;
 use crate::metrics::PinOutcome;
 use crate::session::Attached;
@@ -42,7 +44,7 @@ pub struct Pinned {
     /// Its place among what is in flight.
     pub active: Option<Active>,
     cookie: CookiePin,
-    decider: Option<Box<Decider<'static>>>,
+    decider: Option<Box<Decider<Rc<RulePolicy>>>>,
     tried: Tried,
 }
 
@@ -82,8 +84,8 @@ pub async fn pin(
     record: &mut Record,
 ) -> Result<Box<Pinned>, Refusal> {
     let rule = attached.request.rule;
-    let policy = &core.policies[rule];
-    let service = core.service_of(rule);
+    let policy = &conn.generation.policies[rule];
+    let service = conn.generation.service_of(rule);
     let cookie = read_cookie(core, conn, &attached, policy);
     let at = UpstreamRef {
         service: service.index,
@@ -114,7 +116,7 @@ pub async fn pin(
         Some(verdict) => pinned.verdict = verdict,
         None => Box::pin(decide(core, conn, &mut pinned)).await,
     }
-    settle(core, &mut pinned, record).await?;
+    settle(core, conn, &mut pinned, record).await?;
     Ok(pinned)
 }
 
@@ -128,19 +130,20 @@ pub async fn another(
     pinned.active = None;
     pinned.tried.add(pinned.at.upstream as usize);
     decide(core, conn, pinned).await;
-    settle(core, pinned, record).await
+    settle(core, conn, pinned, record).await
 }
 
 /// Follows the verdict: a place at the upstream, or the answer that there is none.
 async fn settle(
     core: &'static Core,
+    conn: &Conn,
     pinned: &mut Pinned,
     record: &mut Record,
 ) -> Result<(), Refusal> {
     record.pin = outcome(&pinned.verdict.outcome);
     if pinned.verdict.upstream().is_none() {
         // No response of an upstream's will tell of a pin that broke.
-        events(core, pinned);
+        events(core, conn, pinned);
     }
     let upstream = match pinned.verdict.action {
         Action::Use(upstream) => upstream,
@@ -160,9 +163,9 @@ async fn settle(
         }
     };
     pinned.at.upstream = upstream as u32;
-    pinned.active = match Active::take(core, pinned.at) {
+    pinned.active = match Active::take(&conn.generation, pinned.at) {
         Some(active) => Some(active),
-        None => Box::pin(queue::place(core, pinned.at)).await,
+        None => Box::pin(queue::place(core, &conn.generation, pinned.at)).await,
     };
     if pinned.active.is_none() {
         return Err(Refusal::unavailable(
@@ -201,8 +204,8 @@ fn read_cookie(core: &Core, conn: &Conn, attached: &Attached, policy: &RulePolic
 
 async fn decide(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
     let rule = pinned.attached.request.rule;
-    let policy = &core.policies[rule];
-    let service = core.service_of(rule);
+    let policy = &conn.generation.policies[rule];
+    let service = conn.generation.service_of(rule);
     let mut decider = match pinned.decider.take() {
         Some(mut decider) => {
             decider.retry();
@@ -213,10 +216,11 @@ async fn decide(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
                 conn,
                 attached: &pinned.attached,
             };
-            Box::new(Decider::new(policy, pinned.cookie, policy.keys(&seen)))
+            let keys = policy.keys(&seen);
+            Box::new(Decider::new(Rc::clone(policy), pinned.cookie, keys))
         }
     };
-    refresh(core, service);
+    refresh(conn, service);
     loop {
         let step = {
             let candidates = service.candidates.borrow();
@@ -229,14 +233,14 @@ async fn decide(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
                 break;
             }
             Step::Look { key, .. } => {
-                let pin = core.pin_look(service.index, key, policy.table_life()).await;
+                let pin = core.pin_look(service.pins, key, policy.table_life()).await;
                 decider.answer(pin);
             }
             Step::Claim {
                 key, tag, replaces, ..
             } => {
                 let pin = core
-                    .pin_claim(service.index, key, tag, replaces, policy.table_life())
+                    .pin_claim(service.pins, key, tag, replaces, policy.table_life())
                     .await;
                 decider.answer_claim(pin.map(|(tag, _)| tag), pin.is_some_and(|(_, made)| made));
             }
@@ -272,13 +276,12 @@ async fn hold(
 }
 
 /// Brings the counts that the choice looks at up to date.
-fn refresh(core: &Core, service: &ServiceCore) {
-    let max = core.shared.plan.services[service.index as usize]
-        .connections
-        .max;
-    let active = &core.shared.active[service.index as usize];
-    for (candidate, count) in service.candidates.borrow_mut().iter_mut().zip(active) {
-        candidate.active = count.load(Relaxed);
+fn refresh(conn: &Conn, service: &ServiceCore) {
+    let plan = &conn.generation.plan.services[service.index as usize];
+    let max = plan.connections.max;
+    let mut candidates = service.candidates.borrow_mut();
+    for (candidate, upstream) in candidates.iter_mut().zip(&service.upstreams) {
+        candidate.active = upstream.active().load(Relaxed);
         candidate.full = max > 0 && candidate.active >= max;
     }
 }
@@ -306,11 +309,11 @@ pub async fn conclude(
     lines: &mut Vec<u8>,
 ) -> bool {
     let rule = pinned.attached.request.rule;
-    let policy = &core.policies[rule];
+    let policy = &conn.generation.policies[rule];
     if cleared {
         Box::pin(clear(core, conn, pinned)).await;
     }
-    events(core, pinned);
+    events(core, conn, pinned);
     let Some(cookie) = policy.cookie() else {
         return false;
     };
@@ -344,7 +347,9 @@ pub async fn conclude(
 }
 
 async fn clear(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
-    let policy = &core.policies[pinned.attached.request.rule];
+    let rule = pinned.attached.request.rule;
+    let policy = &conn.generation.policies[rule];
+    let service = conn.generation.service_of(rule);
     pinned.verdict.clear(&pinned.cookie);
     let Some(tag) = policy.ids().tag(pinned.at.upstream as usize) else {
         return;
@@ -358,16 +363,14 @@ async fn clear(core: &'static Core, conn: &Conn, pinned: &mut Pinned) {
         }
     };
     for key in keys {
-        let at = core
-            .pin_look(pinned.at.service, key, policy.table_life())
-            .await;
+        let at = core.pin_look(service.pins, key, policy.table_life()).await;
         if at == Some(tag) {
-            core.pin_remove(pinned.at.service, key).await;
+            core.pin_remove(service.pins, key).await;
         }
     }
 }
 
-fn events(core: &Core, pinned: &Pinned) {
+fn events(core: &Core, conn: &Conn, pinned: &Pinned) {
     let sid = pinned.attached.sid().copied();
     let event = |kind, upstream: usize, reason| Event {
         kind,
@@ -375,7 +378,7 @@ fn events(core: &Core, pinned: &Pinned) {
         sid,
         reason,
         subject: None,
-        ordinal: tag_of(core, pinned, upstream).0,
+        ordinal: tag_of(conn, pinned, upstream).0,
     };
     if let Some((upstream, lost)) = pinned.verdict.broken {
         core.emit(event(EventKind::AffinityBroken, upstream, lost.name()));
@@ -386,7 +389,7 @@ fn events(core: &Core, pinned: &Pinned) {
     }
 }
 
-fn tag_of(core: &Core, pinned: &Pinned, upstream: usize) -> UpstreamTag {
-    let ids = core.policies[pinned.attached.request.rule].ids();
+fn tag_of(conn: &Conn, pinned: &Pinned, upstream: usize) -> UpstreamTag {
+    let ids = conn.generation.policies[pinned.attached.request.rule].ids();
     ids.tag(upstream).unwrap_or(UpstreamTag(0))
 }

@@ -15,7 +15,7 @@ use crate::parse::Name;
 /// Reads the commands of a response, as far as the service may give them.
 pub fn read(core: &Core, conn: &Conn, input: &[u8], control: Control) -> Commands {
     let mut commands = Commands::default();
-    let Some(names) = core.sessions.names() else {
+    let Some(names) = &conn.generation.names else {
         return commands;
     };
     for line in conn

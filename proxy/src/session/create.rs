@@ -109,6 +109,11 @@ impl Limiter {
         }
     }
 
+    /// Whether it is one for this rate and these prefixes.
+    pub fn is(&self, rate: Rate, prefix: (u8, u8)) -> bool {
+        self.rate == rate && self.prefix == prefix
+    }
+
     /// Takes one for this client; false when there is none left in the present window.
     pub fn take(&self, client: IpAddr, now_ms: u64) -> bool {
         let window = (now_ms / (self.rate.per.as_millis() as u64).max(1)) as u32;

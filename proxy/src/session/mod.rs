@@ -36,13 +36,13 @@ use crate::boot::ProcessKeys;
 use crate::core::Core;
 use crate::deliver::page::Refusal;
 use crate::forward::Answered;
+use crate::generation::Generation;
 use crate::identify::{Candidate, Carried, Identified, Request};
 use crate::metrics::Metric;
 use crate::parse::Name;
 use crate::pin::stage;
 use crate::shared::Shared;
 use crate::text::Sink;
-use headers::HeaderNames;
 
 /// Turns of the cleanup that one turn of the core may do.
 const SWEEPS: usize = 4;
@@ -53,9 +53,6 @@ pub struct Sessions {
     calls: Calls<Answer>,
     cores: usize,
     home: usize,
-    plan: Option<plan::Session>,
-    names: Option<HeaderNames>,
-    limiter: Option<Arc<create::Limiter>>,
     sweeping: Cell<bool>,
     next_sweep_ms: Cell<u64>,
 }
@@ -139,8 +136,13 @@ impl Attached {
     }
 
     /// Writes the session headers of the request that goes upstream.
-    pub fn write_request_lines(&self, core: &Core, out: &mut holdfast_runtime::buffers::Buffer) {
-        let Some(names) = &core.sessions.names else {
+    pub fn write_request_lines(
+        &self,
+        core: &Core,
+        conn: &Conn,
+        out: &mut holdfast_runtime::buffers::Buffer,
+    ) {
+        let Some(names) = &conn.generation.names else {
             return;
         };
         if self.standing == Standing::Refused && self.live.is_none() {
@@ -166,9 +168,8 @@ impl Live {
 
 impl Sessions {
     /// For a core.
-    pub fn new(shared: &Arc<Shared>, index: usize, keys: &ProcessKeys) -> Self {
-        let plan = shared.plan.session.clone();
-        let policy = match &plan {
+    pub fn new(shared: &Arc<Shared>, index: usize, first: &Generation, keys: &ProcessKeys) -> Self {
+        let policy = match first.session() {
             Some(session) => Policy::from_plan(session, shared.cores, keys.seeds),
             // Table pins live in the shard also where there are no sessions.
             None => Policy {
@@ -191,12 +192,6 @@ impl Sessions {
             calls: Calls::new(),
             cores: shared.cores,
             home: index,
-            names: plan
-                .as_ref()
-                .and_then(|s| s.forward.as_ref())
-                .map(HeaderNames::new),
-            limiter: keys.limiter.clone(),
-            plan,
             sweeping: Cell::new(false),
             next_sweep_ms: Cell::new(0),
         }
@@ -223,14 +218,13 @@ impl Sessions {
         &self.calls
     }
 
-    /// The session plan, where sessions are on.
-    pub fn plan(&self) -> Option<&plan::Session> {
-        self.plan.as_ref()
-    }
-
-    /// Names of session headers, where they are on.
-    pub fn names(&self) -> Option<&HeaderNames> {
-        self.names.as_ref()
+    /// Takes up the policy of a new configuration, for the sessions that there are as well. Where it
+    /// turns sessions off, those that there are end by the policy that they had.
+    pub fn reload(&self, shared: &Shared, new: &Generation, keys: &ProcessKeys, now_ms: u64) {
+        if let Some(session) = new.session() {
+            let policy = Policy::from_plan(session, shared.cores, keys.seeds);
+            self.shard.borrow_mut().set_policy(policy, now_ms);
+        }
     }
 
     /// Answers a question to this core's shard.
@@ -256,9 +250,9 @@ impl Sessions {
     }
 
     /// Background work: cleanup in bounded turns, events, gauges.
-    pub fn turn(&self, core: &Core, now_ms: u64) {
+    pub fn turn(&self, core: &Core, generation: &Generation, now_ms: u64) {
         let mut shard = self.shard.borrow_mut();
-        let (interval, batch) = match &self.plan {
+        let (interval, batch) = match generation.session() {
             Some(plan) => (
                 plan.cleanup.interval.as_millis() as u64,
                 plan.cleanup.batch_size.max(1),
@@ -312,7 +306,7 @@ pub async fn attach(
         dead: SmallVec::new(),
         doubled: None,
     });
-    if core.sessions.plan.is_none() {
+    if conn.generation.session().is_none() {
         return Ok(attached);
     }
     for carried in &carried {
@@ -356,7 +350,7 @@ pub async fn attach(
     };
     if attached.standing == Standing::Valid {
         core.metrics().count(Metric::SessionHits);
-        if came_by_query(core, &attached)
+        if came_by_query(conn, &attached)
             && let Some(to) = Box::pin(clean_address(core, conn, &mut attached)).await
         {
             return Err(to);
@@ -478,22 +472,24 @@ fn died(source: u8, attached: &mut Attached) {
 
 /// The trigger `firstRequest`.
 fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
-    let Some(plan) = core.sessions.plan() else {
+    let identity = &conn.generation.identity;
+    let Some(plan) = conn.generation.session() else {
         return;
     };
     if !plan.creation.first_request {
         return;
     }
-    let Some(source) = create::carrier(&core.identity) else {
+    let Some(source) = create::carrier(identity) else {
         return;
     };
-    let carrier = &core.identity.sources[source].source;
+    let carrier = &identity.sources[source].source;
     if !create::deliverable(carrier, &attached.request) || create::passing(carrier, conn) {
         return core.metrics().count(Metric::CreatesUndeliverable);
     }
     let client = attached.request.client;
-    if core
-        .sessions
+    if conn
+        .generation
+        .setup
         .limiter
         .as_ref()
         .is_some_and(|l| !l.take(client, core.wall_ms()))
@@ -530,10 +526,10 @@ fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
     });
 }
 
-fn came_by_query(core: &Core, attached: &Attached) -> bool {
+fn came_by_query(conn: &Conn, attached: &Attached) -> bool {
     attached.live.as_ref().is_some_and(|live| {
         matches!(
-            core.identity.sources[live.source].source,
+            conn.generation.identity.sources[live.source].source,
             Source::Query { .. }
         )
     })
@@ -547,10 +543,11 @@ async fn clean_address(
     attached: &mut Attached,
 ) -> Option<Refusal> {
     let live = attached.live.as_ref()?;
+    let identity = &conn.generation.identity;
     if !create::navigation(conn) {
         return None;
     }
-    let cookie = core.identity.sources.iter().find_map(|s| match &s.source {
+    let cookie = identity.sources.iter().find_map(|s| match &s.source {
         Source::Cookie(cookie) => Some(cookie),
         _ => None,
     })?;
@@ -572,9 +569,7 @@ async fn clean_address(
     else {
         return None;
     };
-    let token = applied
-        .token?
-        .encode(Kind::CookieOrHeader, &core.identity.keys);
+    let token = applied.token?.encode(Kind::CookieOrHeader, &identity.keys);
     let mut lines = Vec::new();
     lines.put(b"Location: ");
     let path = attached.request.path(conn);
@@ -618,14 +613,14 @@ pub async fn conclude(
     record: &mut Record,
 ) -> Result<Conclusion, Refusal> {
     let mut conclusion = Conclusion::default();
-    if core.sessions.plan.is_some() {
-        let control = core.shared.plan.services[answered.at.service as usize].control;
+    if conn.generation.session().is_some() {
+        let control = conn.generation.service(answered.at).control;
         let commands = conn
             .response
             .has(Name::Session)
             .then(|| commands::read(core, conn, answered.exchange.input.as_slice(), control));
         let attached = &mut answered.pinned.attached;
-        if commands.as_ref().is_some_and(|c| !c.is_empty()) || has_to_say(core, attached) {
+        if commands.as_ref().is_some_and(|c| !c.is_empty()) || has_to_say(core, conn, attached) {
             let commands = commands.unwrap_or_default();
             Box::pin(session(core, conn, attached, commands, &mut conclusion)).await;
         }
@@ -645,11 +640,11 @@ pub async fn conclude(
 
 /// Whether a response without commands says something of the session: a new token, one to renew, a
 /// cookie to end.
-fn has_to_say(core: &Core, attached: &Attached) -> bool {
+fn has_to_say(core: &Core, conn: &Conn, attached: &Attached) -> bool {
     let live = attached
         .live
         .as_ref()
-        .is_some_and(|live| live.fresh.is_some() || renewable(core, live).is_some());
+        .is_some_and(|live| live.fresh.is_some() || renewable(core, conn, live).is_some());
     live || !attached.dead.is_empty() || attached.doubled.is_some()
 }
 
@@ -664,39 +659,39 @@ async fn session(
     if commands.is_empty() {
         set = unasked(core, conn, attached, conclusion).await;
     } else {
-        let applied = carry_out(core, attached, commands.clone()).await;
+        let applied = carry_out(core, conn, attached, commands.clone()).await;
         count(core, &applied);
         let source = attached
             .live
             .as_ref()
             .map(|l| l.source)
-            .or_else(|| create::carrier(&core.identity));
+            .or_else(|| create::carrier(&conn.generation.identity));
         // A first token that the shard had nothing to add to still goes out.
         let token = applied.token.or_else(|| {
             let live = attached.live.as_ref()?;
             live.fresh.filter(|_| !applied.gone && !applied.expire)
         });
         if let (Some(fresh), Some(source)) = (token, source) {
-            set = say(core, &attached.request, source, &fresh, conclusion);
+            set = say(conn, &attached.request, source, &fresh, conclusion);
             if attached.live.is_none() {
                 attached.live = Some(born(fresh, source, applied.version));
             }
         }
         let ended = matches!(commands.destroy, Some(Destroy::This | Destroy::All));
         if applied.expire || (ended && attached.standing != Standing::None && token.is_none()) {
-            expire_carried(core, attached, conclusion);
+            expire_carried(conn, attached, conclusion);
             set = true;
         }
     }
     if !set {
         for source in std::mem::take(&mut attached.dead) {
-            expire(core, attached, usize::from(source), false, conclusion);
+            expire(conn, attached, usize::from(source), false, conclusion);
         }
     }
     if let Some(source) = attached.doubled
         && create::navigation(conn)
     {
-        expire(core, attached, usize::from(source), true, conclusion);
+        expire(conn, attached, usize::from(source), true, conclusion);
     }
 }
 
@@ -714,8 +709,14 @@ fn born(fresh: Fresh, source: usize, version: u64) -> Live {
 }
 
 /// Carries commands out at the owner, and in the other shards what concerns them.
-async fn carry_out(core: &'static Core, attached: &Attached, mut commands: Commands) -> Applied {
-    let Some(plan) = core.sessions.plan() else {
+async fn carry_out(
+    core: &'static Core,
+    conn: &Conn,
+    attached: &Attached,
+    mut commands: Commands,
+) -> Applied {
+    let identity = &conn.generation.identity;
+    let Some(plan) = conn.generation.session() else {
         return Applied::default();
     };
     let target = attached.live.as_ref().map_or(Target::None, |l| l.target);
@@ -728,9 +729,8 @@ async fn carry_out(core: &'static Core, attached: &Attached, mut commands: Comma
         {
             core.metrics().count(Metric::ControlDenied);
         }
-        let deliverable = create::carrier(&core.identity).is_some_and(|s| {
-            create::deliverable(&core.identity.sources[s].source, &attached.request)
-        });
+        let deliverable = create::carrier(identity)
+            .is_some_and(|s| create::deliverable(&identity.sources[s].source, &attached.request));
         if !deliverable && (commands.create || commands.authenticate.is_some()) {
             core.metrics().count(Metric::CreatesUndeliverable);
             (commands.create, commands.authenticate) = (false, None);
@@ -798,18 +798,18 @@ async fn unasked(
         let shard = core.sessions.shard.borrow();
         let gone = shard.is_tombstoned(&fresh.sid)
             || (!fresh.unconfirmed && !shard.holds(&fresh.sid, None));
-        return !gone && say(core, &attached.request, live.source, fresh, conclusion);
+        return !gone && say(conn, &attached.request, live.source, fresh, conclusion);
     }
-    match renewable(core, live) {
+    match renewable(core, conn, live) {
         Some(cookie) => renew(core, conn, attached, live, cookie, conclusion).await,
         None => false,
     }
 }
 
 /// The cookie with a `maxAge` that it is time to send again.
-fn renewable<'a>(core: &'a Core, live: &Live) -> Option<&'a plan::SessionCookie> {
-    let plan = core.sessions.plan()?;
-    let Source::Cookie(cookie) = &core.identity.sources[live.source].source else {
+fn renewable<'a>(core: &Core, conn: &'a Conn, live: &Live) -> Option<&'a plan::SessionCookie> {
+    let plan = conn.generation.session()?;
+    let Source::Cookie(cookie) = &conn.generation.identity.sources[live.source].source else {
         return None;
     };
     cookie.max_age?;
@@ -826,10 +826,8 @@ async fn renew(
     cookie: &plan::SessionCookie,
     conclusion: &mut Conclusion,
 ) -> bool {
-    if !create::deliverable(
-        &core.identity.sources[live.source].source,
-        &attached.request,
-    ) {
+    let identity = &conn.generation.identity;
+    if !create::deliverable(&identity.sources[live.source].source, &attached.request) {
         return false;
     }
     let Target::Session {
@@ -853,7 +851,7 @@ async fn renew(
         .values(buf, Name::Cookie)
         .flat_map(crate::parse::cookies::pairs);
     for pair in values.filter(|p| p.name == cookie.name.as_bytes()) {
-        if let Ok((token, _)) = Token::decode(pair.value, &core.identity.keys)
+        if let Ok((token, _)) = Token::decode(pair.value, &identity.keys)
             && token.sid == sid
             && token.secret.digest() == digest
         {
@@ -863,7 +861,7 @@ async fn renew(
                 unconfirmed: false,
                 ..token
             }
-            .encode(&core.identity.keys);
+            .encode(&identity.keys);
             cookies::set(
                 cookie,
                 text.as_bytes(),
@@ -879,19 +877,20 @@ async fn renew(
 
 /// Sends a token to the client through a source. False where it can't be delivered.
 fn say(
-    core: &Core,
+    conn: &Conn,
     request: &Request,
     source: usize,
     fresh: &Fresh,
     conclusion: &mut Conclusion,
 ) -> bool {
-    let source = &core.identity.sources[source].source;
+    let identity = &conn.generation.identity;
+    let source = &identity.sources[source].source;
     if !create::deliverable(source, request) {
         return false;
     }
     match source {
         Source::Cookie(cookie) => {
-            let text = fresh.encode(Kind::CookieOrHeader, &core.identity.keys);
+            let text = fresh.encode(Kind::CookieOrHeader, &identity.keys);
             cookies::set(
                 cookie,
                 text.as_bytes(),
@@ -901,14 +900,14 @@ fn say(
             conclusion.session_cookie = true;
         }
         Source::Header { name, .. } => {
-            let text = fresh.encode(Kind::CookieOrHeader, &core.identity.keys);
+            let text = fresh.encode(Kind::CookieOrHeader, &identity.keys);
             conclusion.header = Some((name.clone(), text));
         }
         Source::Query { .. } => {
-            let Some(names) = &core.sessions.names else {
+            let Some(names) = &conn.generation.names else {
                 return false;
             };
-            let text = fresh.encode(Kind::Query, &core.identity.keys);
+            let text = fresh.encode(Kind::Query, &identity.keys);
             conclusion.header = Some((names.id_name.clone(), text));
         }
     }
@@ -918,12 +917,13 @@ fn say(
 }
 
 /// Ends at the client whatever cookie the request came with.
-fn expire_carried(core: &Core, attached: &Attached, conclusion: &mut Conclusion) {
+fn expire_carried(conn: &Conn, attached: &Attached, conclusion: &mut Conclusion) {
     match &attached.live {
-        Some(live) => expire(core, attached, live.source, false, conclusion),
+        Some(live) => expire(conn, attached, live.source, false, conclusion),
         None => {
             let cookie = |s: &crate::identify::SourcePlan| matches!(s.source, Source::Cookie(_));
-            for source in core
+            for source in conn
+                .generation
                 .identity
                 .sources
                 .iter()
@@ -931,20 +931,20 @@ fn expire_carried(core: &Core, attached: &Attached, conclusion: &mut Conclusion)
                 .filter(|(_, s)| cookie(s))
                 .map(|(i, _)| i)
             {
-                expire(core, attached, source, false, conclusion);
+                expire(conn, attached, source, false, conclusion);
             }
         }
     }
 }
 
 fn expire(
-    core: &Core,
+    conn: &Conn,
     attached: &Attached,
     source: usize,
     both: bool,
     conclusion: &mut Conclusion,
 ) {
-    let Source::Cookie(cookie) = &core.identity.sources[source].source else {
+    let Source::Cookie(cookie) = &conn.generation.identity.sources[source].source else {
         return;
     };
     let laptop = attached.request.laptop;

@@ -63,7 +63,7 @@ struct World {
 struct Flight<'p> {
     client: usize,
     core: usize,
-    decider: Decider<'p>,
+    decider: Decider<&'p RulePolicy>,
     tried: Tried,
     held: bool,
     done: Option<Verdict>,

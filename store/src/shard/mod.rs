@@ -19,6 +19,7 @@ mod admin;
 mod apply;
 mod arena;
 mod attach;
+mod change;
 mod life;
 mod message;
 mod order;

@@ -31,6 +31,11 @@ impl Tombstones {
         }
     }
 
+    /// At most so many from now on; those that are over it go as new ones come.
+    pub(crate) fn set_bound(&mut self, bound: usize) {
+        self.bound = bound.max(1);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -23,6 +23,7 @@ use crate::metrics::{
     Kind, LATENCY_BOUNDS_US, Metric, PinOutcome, RouteMetrics, TABLE, UpstreamMetrics,
 };
 use crate::pin::state::UpstreamState;
+use crate::setup::Setup;
 use crate::shared::Shared;
 
 /// The metrics of a session policy, as `collect` names them.
@@ -52,8 +53,8 @@ pub fn enabled(plan: &plan::Plan) -> bool {
 
 /// The body of `/metrics`.
 pub fn body(shared: &Shared, status: &Status, process: &ProcessFigures) -> String {
-    let collect = shared
-        .plan
+    let plan = &status.setup.plan;
+    let collect = plan
         .session
         .as_ref()
         .and_then(|session| session.metrics.collect.as_deref());
@@ -64,8 +65,8 @@ pub fn body(shared: &Shared, status: &Status, process: &ProcessFigures) -> Strin
     };
     let mut out = Exposition::new();
     table(&mut out, shared, status, wanted);
-    routes(&mut out, shared, wanted);
-    upstreams(&mut out, shared, status);
+    routes(&mut out, &status.setup, wanted);
+    upstreams(&mut out, status);
     control(&mut out, shared, status);
     process_figures(&mut out, process);
     out.finish()
@@ -122,13 +123,14 @@ fn sum<'a>(counters: impl Iterator<Item = &'a AtomicU64>) -> u64 {
     counters.fold(0, |sum, counter| sum.wrapping_add(counter.load(Relaxed)))
 }
 
-fn routes(out: &mut Exposition, shared: &Shared, wanted: impl Fn(&str) -> bool) {
-    let plan = &shared.plan;
+fn routes(out: &mut Exposition, setup: &Setup, wanted: impl Fn(&str) -> bool) {
+    let plan = &setup.plan;
     let each = |at: usize| {
-        shared
-            .metrics
-            .iter()
-            .filter_map(move |core| core.routes.get(at))
+        setup
+            .routes
+            .get(at)
+            .into_iter()
+            .flat_map(|cores| cores.iter())
     };
     let rules = || {
         plan.rules
@@ -207,8 +209,9 @@ struct Row<'a> {
     upstream: usize,
 }
 
-fn upstreams(out: &mut Exposition, shared: &Shared, status: &Status) {
-    let rows: Vec<Row<'_>> = shared
+fn upstreams(out: &mut Exposition, status: &Status) {
+    let setup = &status.setup;
+    let rows: Vec<Row<'_>> = setup
         .plan
         .services
         .iter()
@@ -232,6 +235,7 @@ fn upstreams(out: &mut Exposition, shared: &Shared, status: &Status) {
             .and_then(|service| service.get(row.upstream))
     };
 
+    let endpoint = |row: &Row<'_>| setup.endpoints.get(row.service)?.get(row.upstream);
     out.family(
         "gateway_upstream_state",
         Type::Gauge,
@@ -253,24 +257,12 @@ fn upstreams(out: &mut Exposition, shared: &Shared, status: &Status) {
         "Exchanges and tunnels in flight with an upstream.",
     );
     for row in &rows {
-        let active = shared
-            .active
-            .get(row.service)
-            .and_then(|service| service.get(row.upstream));
-        out.sample(&row.labels, active.map_or(0, |active| active.load(Relaxed)));
+        let active = endpoint(row).map_or(0, |endpoint| endpoint.active.load(Relaxed));
+        out.sample(&row.labels, active);
     }
     let count = |row: &Row<'_>, which: fn(&UpstreamMetrics) -> &AtomicU64| {
-        let of_core = |core: &crate::metrics::CoreMetrics| {
-            core.upstreams
-                .get(row.service)?
-                .get(row.upstream)
-                .map(|m| which(m).load(Relaxed))
-        };
-        shared
-            .metrics
-            .iter()
-            .filter_map(of_core)
-            .fold(0u64, u64::wrapping_add)
+        let cores = endpoint(row).into_iter().flat_map(|e| &e.cores);
+        sum(cores.map(which))
     };
     out.family(
         "gateway_upstream_requests_total",

@@ -84,10 +84,11 @@ pub fn router(desk: Desk, guard: Guard) -> Router {
         desk,
         guard: Arc::new(guard),
     };
-    let mut router = Router::new()
+    let router = Router::new()
         .route("/", get(index))
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(scrape))
         .route(
             "/api/sessions",
             get(sessions::list).delete(sessions::delete_by),
@@ -101,11 +102,8 @@ pub fn router(desk: Desk, guard: Guard) -> Router {
             "/api/upstreams/{service}/{id}",
             get(upstreams::get).put(upstreams::put),
         );
-    if metrics::enabled(&admin.desk.shared.plan) {
-        router = router.route("/metrics", get(scrape));
-    }
     router
-        .fallback(async || ApiError::not_found("there is no such path; GET / lists them"))
+        .fallback(async || no_such_path())
         .method_not_allowed_fallback(async || {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -180,8 +178,15 @@ async fn index() -> Response {
     plain(StatusCode::OK, text.to_owned())
 }
 
+fn no_such_path() -> ApiError {
+    ApiError::not_found("there is no such path; GET / lists them")
+}
+
 async fn scrape(State(admin): State<Admin>) -> Result<Response, ApiError> {
     let status = admin.desk.status().await?;
+    if !metrics::enabled(&status.setup.plan) {
+        return Err(no_such_path());
+    }
     let body = metrics::body(&admin.desk.shared, &status, &process::read());
     Ok(([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], body).into_response())
 }

@@ -73,10 +73,23 @@ fn unready(status: &Status, asked: bool) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
+
+    use holdfast_config::plan::Plan;
+    use holdfast_config::{Mode, Source, load};
 
     use super::*;
     use crate::control::status::{ControlCounts, CoreStatus};
+    use crate::setup::Setup;
+
+    fn plan() -> Arc<Plan> {
+        let source = Source {
+            name: "test".into(),
+            text: "gateway: { services: [{ upstreams: [{ address: \"127.0.0.1:1\" }] }] }".into(),
+        };
+        Arc::new(load(&[source], &|_| None, Mode::Run).plan.unwrap())
+    }
 
     fn status(cores: &[(bool, Option<u64>)], resolving: bool, phase: Phase) -> Status {
         let core = |&(ready, stalled): &(bool, Option<u64>)| CoreStatus {
@@ -88,6 +101,7 @@ mod tests {
             phase,
             cores: cores.iter().map(core).collect(),
             resolving,
+            setup: Arc::new(Setup::first(plan(), 2)),
             upstreams: Vec::new(),
             counts: ControlCounts::default(),
         }

@@ -164,8 +164,8 @@ fn strange() -> ApiError {
     )
 }
 
-fn sessions_on(admin: &Admin) -> Result<&holdfast_config::plan::Session, ApiError> {
-    let session = admin.desk.shared.plan.session.as_ref();
+fn sessions_on(admin: &Admin) -> Result<holdfast_config::plan::Session, ApiError> {
+    let session = admin.desk.setup().plan.session.clone();
     session.ok_or_else(|| ApiError::not_found("sessions are off"))
 }
 

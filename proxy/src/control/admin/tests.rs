@@ -20,13 +20,14 @@ fn metrics_are_well_formed_and_sum_over_cores() {
         let n = core as u64 + 1;
         metrics.set(Metric::PinsTable, 10 * n);
         metrics.add(Metric::MissExpired, n);
-        metrics.routes[0].finished(200, 99);
-        metrics.routes[0].finished(503, 2_000_000_000);
-        metrics.routes[0].pinned(PinOutcome::Hit);
-        metrics.routes[0].pinned(PinOutcome::Unavailable);
-        bump(&metrics.upstreams[0][1].requests, n);
+        let route = &played.setup.routes[0][core];
+        route.finished(200, 99);
+        route.finished(503, 2_000_000_000);
+        route.pinned(PinOutcome::Hit);
+        route.pinned(PinOutcome::Unavailable);
+        bump(&played.setup.endpoints[0][1].cores[core].requests, n);
     }
-    played.shared.active[0][0].store(7, Relaxed);
+    played.setup.endpoints[0][0].active.store(7, Relaxed);
     played.shared.sessions.store(40, Relaxed);
     let reply = played.get("/metrics");
     assert!(

@@ -18,7 +18,7 @@ use super::{Admin, Audit};
 use crate::control::status::UpstreamStatus;
 use crate::message::UpstreamRef;
 use crate::pin::state::AdminState;
-use crate::shared::Shared;
+use crate::setup::{Setup, UpstreamId};
 
 /// Service and upstream of a path.
 pub type Names = Result<Path<(String, String)>, PathRejection>;
@@ -33,12 +33,12 @@ struct Change {
 /// GET /api/upstreams
 pub async fn list(State(admin): State<Admin>) -> Result<Response, ApiError> {
     let status = admin.desk.status().await?;
-    let shared = &admin.desk.shared;
-    let services = shared.plan.services.iter().enumerate().map(|(s, service)| {
+    let setup = &status.setup;
+    let services = setup.plan.services.iter().enumerate().map(|(s, service)| {
         let upstreams = (0..service.upstreams.len()).filter_map(|u| {
             let known = status.upstreams.get(s)?.get(u)?;
             Some(upstream(
-                shared,
+                setup,
                 UpstreamRef {
                     service: s as u32,
                     upstream: u as u32,
@@ -56,17 +56,14 @@ pub async fn list(State(admin): State<Admin>) -> Result<Response, ApiError> {
 
 /// GET /api/upstreams/{service}/{id}
 pub async fn get(State(admin): State<Admin>, path: Names) -> Result<Response, ApiError> {
-    let at = find(&admin.desk.shared, path)?;
     let status = admin.desk.status().await?;
+    let at = find(&status.setup, path)?;
     let known = status
         .upstreams
         .get(at.service as usize)
         .and_then(|service| service.get(at.upstream as usize));
     let known = known.ok_or_else(|| ApiError::not_found("there is no such upstream"))?;
-    Ok(answer(
-        StatusCode::OK,
-        &upstream(&admin.desk.shared, at, known),
-    ))
+    Ok(answer(StatusCode::OK, &upstream(&status.setup, at, known)))
 }
 
 /// PUT /api/upstreams/{service}/{id}
@@ -75,21 +72,22 @@ pub async fn put(
     path: Names,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let at = find(&admin.desk.shared, path)?;
+    let setup = admin.desk.setup();
+    let at = find(&setup, path)?;
     let change: Change = super::body(body).await?;
     let state = AdminState::parse(&change.state)
         .ok_or_else(|| ApiError::bad("state is one of ready, drain, maint, down"))?;
-    let known = admin.desk.set_state(at, state).await?;
-    let mut response = answer(StatusCode::OK, &upstream(&admin.desk.shared, at, &known));
+    let known = admin.desk.set_state(id_of(&setup, at)?, state).await?;
+    let mut response = answer(StatusCode::OK, &upstream(&setup, at, &known));
     response
         .extensions_mut()
         .insert(Audit(format!("state={}", state.name())));
     Ok(response)
 }
 
-fn find(shared: &Shared, path: Names) -> Result<UpstreamRef, ApiError> {
+fn find(setup: &Setup, path: Names) -> Result<UpstreamRef, ApiError> {
     let Path((service, id)) = path.map_err(|_| ApiError::bad("the path is malformed"))?;
-    let services = &shared.plan.services;
+    let services = &setup.plan.services;
     let s = services
         .iter()
         .position(|s| s.name == service)
@@ -109,9 +107,19 @@ fn find(shared: &Shared, path: Names) -> Result<UpstreamRef, ApiError> {
     })
 }
 
-fn upstream(shared: &Shared, at: UpstreamRef, known: &UpstreamStatus) -> Value {
+fn id_of(setup: &Setup, at: UpstreamRef) -> Result<UpstreamId, ApiError> {
+    let endpoint = setup
+        .endpoints
+        .get(at.service as usize)
+        .and_then(|service| service.get(at.upstream as usize));
+    endpoint
+        .map(|endpoint| endpoint.id)
+        .ok_or_else(|| ApiError::not_found("there is no such upstream"))
+}
+
+fn upstream(setup: &Setup, at: UpstreamRef, known: &UpstreamStatus) -> Value {
     let (s, u) = (at.service as usize, at.upstream as usize);
-    let Some(plan) = shared
+    let Some(plan) = setup
         .plan
         .services
         .get(s)
@@ -124,15 +132,9 @@ fn upstream(shared: &Shared, at: UpstreamRef, known: &UpstreamStatus) -> Value {
         UpstreamAddress::Name(name, port) => format!("{name}:{port}"),
         UpstreamAddress::Unix(path) => format!("unix:{}", path.display()),
     };
-    let active = shared
-        .active
-        .get(s)
-        .and_then(|service| service.get(u))
-        .map_or(0, |active| active.load(Relaxed));
-    let counted = shared
-        .metrics
-        .iter()
-        .filter_map(|core| core.upstreams.get(s)?.get(u));
+    let endpoint = setup.endpoints.get(s).and_then(|service| service.get(u));
+    let active = endpoint.map_or(0, |endpoint| endpoint.active.load(Relaxed));
+    let counted = endpoint.iter().flat_map(|endpoint| &endpoint.cores);
     let (requests, failures) = counted.fold((0u64, 0u64), |(requests, failures), of_core| {
         let add = |sum: u64, counter: &std::sync::atomic::AtomicU64| {
             sum.wrapping_add(counter.load(Relaxed))

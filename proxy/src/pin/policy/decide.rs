@@ -3,6 +3,8 @@
 //! A [`Decider`] belongs to one request and one core; see the folder's page for the rules that it keeps.
 //! Tested by the tables beside it and by `tests/sim_pin`.
 
+use std::ops::Deref;
+
 use std::time::Duration;
 
 use holdfast_config::plan::OnUnavailable;
@@ -92,8 +94,8 @@ enum At {
 
 /// The decision for one request, step by step. Made anew for each request, asked again for a retry.
 #[derive(Debug)]
-pub struct Decider<'p> {
-    policy: &'p RulePolicy,
+pub struct Decider<P> {
+    policy: P,
     cookie: CookiePin,
     keys: Keys,
     at: At,
@@ -119,9 +121,9 @@ pub struct Decider<'p> {
     waited: bool,
 }
 
-impl<'p> Decider<'p> {
+impl<P: Deref<Target = RulePolicy>> Decider<P> {
     /// For a request that [`RulePolicy::by_cookie`] did not decide (or was not asked).
-    pub fn new(policy: &'p RulePolicy, cookie: CookiePin, keys: Keys) -> Self {
+    pub fn new(policy: P, cookie: CookiePin, keys: Keys) -> Self {
         let miss = match cookie {
             CookiePin::Missed(miss) => Some(miss),
             CookiePin::Absent | CookiePin::Found { .. } => None,

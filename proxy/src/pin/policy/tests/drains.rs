@@ -77,7 +77,7 @@ fn a_client_whose_new_place_cannot_be_reached_stays_with_the_drain() {
         gateway.core.drains.set(0, Some(0));
         gateway.now_ms = 1_000;
         let policy = Rc::clone(&gateway.policy);
-        let mut decider = Decider::new(&policy, cookie, policy.keys(&client(1)));
+        let mut decider = Decider::new(&*policy, cookie, policy.keys(&client(1)));
         let mut tried = Tried::new();
         let step = gateway.run(&mut decider, &tried);
         assert!(

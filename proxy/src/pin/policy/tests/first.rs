@@ -101,7 +101,7 @@ fn parallel_first_requests_agree() {
         };
         let policy = Rc::clone(&gateway.policy);
         let mut deciders: Vec<_> = (0..2)
-            .map(|_| Decider::new(&policy, CookiePin::Absent, policy.keys(&shopper)))
+            .map(|_| Decider::new(&*policy, CookiePin::Absent, policy.keys(&shopper)))
             .collect();
         let mut verdicts = [None; 2];
         let (tried, mut turn) = (Tried::new(), 0);
@@ -150,7 +150,7 @@ fn a_claim_that_meets_a_dead_pin_is_made_once_more() {
     gateway.candidates[2].state = Down;
     let keys = policy.keys(&client(1));
     let (_, key) = keys.tables().next().unwrap();
-    let mut decider = Decider::new(&policy, CookiePin::Absent, keys);
+    let mut decider = Decider::new(&*policy, CookiePin::Absent, keys);
     let tried = Tried::new();
     let candidates = gateway.candidates.clone();
     let view = View {
@@ -181,7 +181,7 @@ fn a_claim_that_meets_a_dead_pin_is_made_once_more() {
 fn a_table_that_takes_nothing_stops_nobody() {
     let mut gateway = Gateway::new(Some(affinity(vec![SourceIp])));
     let policy = Rc::clone(&gateway.policy);
-    let mut decider = Decider::new(&policy, CookiePin::Absent, policy.keys(&client(1)));
+    let mut decider = Decider::new(&*policy, CookiePin::Absent, policy.keys(&client(1)));
     let (candidates, tried) = (gateway.candidates.clone(), Tried::new());
     let view = View {
         candidates: &candidates,
@@ -248,7 +248,7 @@ fn a_request_without_the_header_holds_no_pin() {
 fn a_claim_that_another_request_made_alike_is_not_announced_twice() {
     let mut gateway = Gateway::new(Some(affinity(vec![SourceIp])));
     let policy = Rc::clone(&gateway.policy);
-    let mut decider = Decider::new(&policy, CookiePin::Absent, policy.keys(&client(1)));
+    let mut decider = Decider::new(&*policy, CookiePin::Absent, policy.keys(&client(1)));
     let (candidates, tried) = (gateway.candidates.clone(), Tried::new());
     let view = View {
         candidates: &candidates,

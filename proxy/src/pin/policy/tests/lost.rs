@@ -105,7 +105,7 @@ fn hold_waits_and_then_goes_back_or_on() {
         gateway.request(&client(1), CookiePin::Absent);
         gateway.candidates[0].state = Down;
         let policy = Rc::clone(&gateway.policy);
-        let mut decider = Decider::new(&policy, pinned(0), policy.keys(&client(1)));
+        let mut decider = Decider::new(&*policy, pinned(0), policy.keys(&client(1)));
         let tried = Tried::new();
         assert_eq!(
             gateway.run(&mut decider, &tried),
@@ -153,7 +153,7 @@ fn a_pinned_client_whose_upstream_cannot_be_reached_follows_on_unavailable() {
         affinity.on_unavailable = on_unavailable;
         let mut gateway = Gateway::new(Some(affinity));
         let policy = Rc::clone(&gateway.policy);
-        let mut decider = Decider::new(&policy, pinned(2), policy.keys(&client(1)));
+        let mut decider = Decider::new(&*policy, pinned(2), policy.keys(&client(1)));
         let mut tried = Tried::new();
         assert!(
             matches!(gateway.run(&mut decider, &tried), Step::Decided(v) if v.action == Action::Use(2))
@@ -199,7 +199,7 @@ fn a_new_client_whose_upstream_cannot_be_reached_is_still_new() {
         affinity.on_unavailable = on_unavailable;
         let mut gateway = Gateway::new(Some(affinity));
         let policy = Rc::clone(&gateway.policy);
-        let mut decider = Decider::new(&policy, CookiePin::Absent, policy.keys(&client(1)));
+        let mut decider = Decider::new(&*policy, CookiePin::Absent, policy.keys(&client(1)));
         let mut tried = Tried::new();
         for turn in 0..3 {
             let step = gateway.run(&mut decider, &tried);

@@ -110,7 +110,7 @@ impl Gateway {
         }
     }
 
-    fn answer(&mut self, decider: &mut Decider<'_>, step: Step) {
+    fn answer(&mut self, decider: &mut Decider<&RulePolicy>, step: Step) {
         match step {
             Step::Look { key, .. } => {
                 self.acts.push("look");
@@ -134,7 +134,7 @@ impl Gateway {
     }
 
     /// Steps to a decision or a hold.
-    fn run(&mut self, decider: &mut Decider<'_>, tried: &Tried) -> Step {
+    fn run(&mut self, decider: &mut Decider<&RulePolicy>, tried: &Tried) -> Step {
         loop {
             let candidates = self.candidates.clone();
             let view = View {
@@ -153,7 +153,7 @@ impl Gateway {
 
     fn request(&mut self, client: &Client, cookie: CookiePin) -> Verdict {
         let policy = Rc::clone(&self.policy);
-        let mut decider = Decider::new(&policy, cookie, policy.keys(client));
+        let mut decider = Decider::new(&*policy, cookie, policy.keys(client));
         match self.run(&mut decider, &Tried::new()) {
             Step::Decided(verdict) => verdict,
             step => panic!("{step:?}"),
