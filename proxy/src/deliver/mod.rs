@@ -106,6 +106,10 @@ fn finish(
     }
     match end {
         End::Whole(_) if plan.keep && request_done => Next::Keep,
+        // It asked for the close, so it sends nothing more that a reset could answer.
+        End::Whole(_) if request_done && !conn.head.keep_alive && conn.input.is_empty() => {
+            Next::Close
+        }
         End::Whole(_) => Next::Linger,
         // The client must notice that the answer is not whole: a close that is no end of chunks.
         End::Client | End::Upstream => Next::Close,
