@@ -113,7 +113,7 @@ pub struct Parts {
 /// sets of the cache.
 const BUFFER: usize = 16 * 1024 + 832;
 /// Buffers that a core keeps for reuse.
-const MAX_POOLED: usize = 512;
+const MAX_POOLED: usize = 16 * 1024;
 /// Buffers that a core keeps even when it has not needed them for a while.
 const KEEP_POOLED: usize = 32;
 /// So many connections that closed, or were parked, are a wave.

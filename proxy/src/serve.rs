@@ -25,7 +25,7 @@ pub async fn serve(core: &'static Core, conn: &mut Conn) -> Next {
     let mut record = crate::accesslog::Record::default();
     match path(core, conn, &mut record).await {
         Ok(next) => next,
-        Err(refusal) => deliver::page::refuse(core, conn, refusal, &mut record).await,
+        Err(refusal) => Box::pin(deliver::page::refuse(core, conn, refusal, &mut record)).await,
     }
 }
 

@@ -10,12 +10,13 @@ pub mod head;
 pub mod page;
 pub mod tunnel;
 
+use std::pin::pin;
+
 use holdfast_runtime::buffers::Buffer;
 
 use crate::accept::Conn;
 use crate::accesslog::Record;
 use crate::core::Core;
-use crate::forward::body::beside;
 use crate::forward::{Answered, Exchange, body_refusal, pool};
 use crate::metrics::Metric;
 use crate::serve::Next;
@@ -55,16 +56,22 @@ pub async fn deliver(
     }
     let head_len = out.len() as u64;
     let input = std::mem::take(&mut answered.exchange.input);
-    let sending = body::send(
-        core,
-        conn,
-        &answered.exchange.up,
-        &plan,
-        input,
-        out,
-        &mut record.bytes_out,
-    );
-    let end = beside(pump.as_mut(), sending).await;
+    // Pinned in its place: a future that is passed on is stored once more for each hand.
+    let end = {
+        let mut sending = pin!(body::send(
+            core,
+            conn,
+            &answered.exchange.up,
+            &plan,
+            input,
+            out,
+            &mut record.bytes_out,
+        ));
+        match pump.as_mut() {
+            None => sending.as_mut().await,
+            Some(pump) => pump.beside(sending.as_mut()).await,
+        }
+    };
     record.bytes_out = record.bytes_out.saturating_sub(head_len);
     Ok(finish(core, conn, answered, pump, &plan, end, record))
 }
