@@ -186,6 +186,19 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Bytes a second over any 10 s.
     pub min_body_rate: u64,
+    /// `http2`.
+    pub http2: Http2Limits,
+}
+
+/// `limits.http2`: bounds on a client's HTTP/2 connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http2Limits {
+    /// `maxStreams`: at once.
+    pub max_streams: u32,
+    /// `maxResets`: streams that the client resets, in any 10 s; zero: no bound.
+    pub max_resets: u32,
+    /// `maxControlFrames`: of each kind of frame without content, in any 10 s; zero: no bound.
+    pub max_control_frames: u32,
 }
 
 /// One of `gateway.services`.

@@ -380,6 +380,7 @@ impl Source<'_> {
                 let identity = &self.conn.generation.identity;
                 identity.write_masked_target(head, buf, json, out);
             }
+            Field::Protocol if self.conn.client.h2().is_some() => out.put(b"HTTP/2"),
             Field::Protocol => out.put(if head.version == crate::parse::Version::Http11 {
                 b"HTTP/1.1"
             } else {

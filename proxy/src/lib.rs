@@ -1,7 +1,7 @@
 //! Holdfast: an HTTP gateway that owns the client's session.
 //!
 //! The path of a request is [`serve`], on one screen; each step has a module of its name: [`accept`],
-//! [`parse`], [`identify`], [`session`], [`pin`], [`forward`], [`deliver`]. [`core`] is what a data
+//! [`parse`], [`identify`], [`session`], [`pin`], [`forward`], [`deliver`]; [`h2`] is HTTP/2. [`core`] is what a data
 //! core holds, [`control`] is the thread that does everything else, [`boot`] starts them. [`message`]
 //! is all that threads say to each other; [`metrics`] is all that is counted.
 
@@ -15,6 +15,7 @@ pub mod entropy;
 pub mod event;
 pub mod forward;
 pub mod generation;
+pub mod h2;
 pub mod identify;
 pub mod log;
 pub mod message;

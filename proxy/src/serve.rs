@@ -7,7 +7,7 @@
 
 use crate::accept::Conn;
 use crate::core::Core;
-use crate::{deliver, forward, identify, parse, pin, session};
+use crate::{deliver, forward, h2, identify, parse, pin, session};
 
 /// What becomes of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Next {
     Close,
     /// Nothing more, and what the client still sends is to be read before the close.
     Linger,
+    /// It is an HTTP/2 connection.
+    Http2,
 }
 
 /// Serves the request whose first bytes are waiting on `conn`.
@@ -25,6 +27,7 @@ pub async fn serve(core: &'static Core, conn: &mut Conn) -> Next {
     let mut record = crate::accesslog::Record::default();
     match path(core, conn, &mut record).await {
         Ok(next) => next,
+        Err(_) if !record.parsed && h2::begins(conn) => Next::Http2,
         Err(refusal) => Box::pin(deliver::page::refuse(core, conn, refusal, &mut record)).await,
     }
 }

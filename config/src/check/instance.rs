@@ -239,6 +239,11 @@ pub(super) fn limits(gateway: &View<'_>, report: &mut Report) -> Limits {
         tunnel_timeout: view.at("tunnelTimeout").duration(),
         body_timeout: view.at("bodyTimeout").duration(),
         min_body_rate: view.at("minBodyRate").size(),
+        http2: Http2Limits {
+            max_streams: view.at("http2.maxStreams").int(),
+            max_resets: view.at("http2.maxResets").int(),
+            max_control_frames: view.at("http2.maxControlFrames").int(),
+        },
     };
     if limits.uri_bytes > limits.header_bytes && view.at("uriBytes").written() {
         view.at("uriBytes").error(

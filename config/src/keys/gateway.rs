@@ -111,6 +111,10 @@ fn limits() -> Vec<Key> {
         key(p("tunnelTimeout"), Duration, Is("1h"), "How long an upgraded connection may be silent; 0 is no bound.", Yes),
         key(p("bodyTimeout"), Duration, Is("10s"), "Longest gap between two reads of a request body; 0 is no bound.", Yes),
         key(p("minBodyRate"), Size(0, GB), Is("100"), "Bytes a second, over any 10 s, under which a trickling body is ended; 0 is no bound.", Yes),
+        key(p("http2"), Map, ABSENT, "Bounds on HTTP/2 connections of clients; one that passes the last two is closed.", Yes),
+        key(p("http2.maxStreams"), Int(1, 10_000), Is("128"), "Most streams of a connection at once.", Yes),
+        key(p("http2.maxResets"), Int(0, 1_000_000), Is("500"), "Most streams that a client may reset within 10 s; 0 is no bound.", Yes),
+        key(p("http2.maxControlFrames"), Int(0, 10_000_000), Is("1000"), "Most SETTINGS, most PING, and most other frames without content within 10 s; 0 is no bound.", Yes),
     ]
 }
 
@@ -151,7 +155,7 @@ fn services() -> Vec<Key> {
         key(p("drainTimeout"), Duration, Is("0"), "Pinned clients of a draining upstream are moved after this; 0: never.", Yes),
         key(p("drainRate"), Int(0, 1_000_000), Is("0"), "Pins a second that a draining upstream gives up; 0: none.", Yes),
         key(p("queueTimeout"), Duration, Is("1s"), "How long a request waits for a place under connections.max.", Yes),
-        key(p("protocol"), Enum(&["http1", "h2"]), Is("http1"), "What is spoken to the upstreams.", No("HTTP/2 towards upstreams; HTTP/1.1 is spoken")),
+        key(p("protocol"), Enum(&["http1", "h2"]), Is("http1"), "What is spoken to the upstreams.", Yes),
         key(p("proxyProtocol"), Bool, Is("false"), "Sends a PROXY v2 header with the client's address on every connection to the upstreams; each then serves one client.", Yes),
     ]
 }

@@ -9,6 +9,7 @@
 //! `Shared::connections` from accept to close, parked or not. It deliberately knows nothing of HTTP
 //! but the time a head may take. Tested end to end, and the lot in the runtime crate.
 
+mod client;
 pub mod proxied;
 
 use std::future::{Future, poll_fn};
@@ -27,8 +28,11 @@ use holdfast_runtime::parking::Why;
 use holdfast_runtime::socket::{Accepted, Listener, is_exhausted};
 use holdfast_runtime::stream::Stream;
 
+pub use client::Client;
+
 use crate::core::Core;
 use crate::generation::Generation;
+use crate::h2;
 use crate::metrics::Metric;
 use crate::parse::{HeadScan, RequestHead, ResponseHead};
 use crate::serve::{Next, serve};
@@ -44,8 +48,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// A client connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// Its socket. Shared only with the pump of a request's body, and never past the exchange.
-    pub stream: Rc<Stream>,
+    /// Its socket, or its stream of an HTTP/2 connection. Shared only with the pump of a request's
+    /// body, and never past the exchange.
+    pub client: Client,
     /// Who is at the other end, by the PROXY header where there was one (IPv4-mapped addresses as IPv4).
     pub peer: SocketAddr,
     /// Index into `Setup::listeners`.
@@ -81,12 +86,29 @@ impl Conn {
     fn new(core: &Core, stream: Stream, parked: Parked) -> Self {
         Self {
             generation: core.generation(),
-            stream: Rc::new(stream),
+            client: Client::Socket(Rc::new(stream)),
             peer: parked.peer,
             listener: parked.listener,
             loopback: parked.loopback,
             requests: parked.requests,
             input: Buffer::empty(),
+            head: RequestHead::default(),
+            scan: HeadScan::default(),
+            response: ResponseHead::default(),
+            response_scan: HeadScan::default(),
+        }
+    }
+
+    /// One stream of this HTTP/2 connection, whose request's head stands in `input` as text.
+    pub fn stream(&self, client: Client, input: Buffer) -> Self {
+        Self {
+            client,
+            peer: self.peer,
+            listener: self.listener,
+            generation: self.generation.clone(),
+            loopback: self.loopback,
+            requests: self.requests,
+            input,
             head: RequestHead::default(),
             scan: HeadScan::default(),
             response: ResponseHead::default(),
@@ -104,13 +126,16 @@ impl Conn {
 
     fn park(self) -> Option<(OwnedFd, Parked)> {
         let Self {
-            stream,
+            client,
             peer,
             listener,
             loopback,
             requests,
             ..
         } = self;
+        let Client::Socket(stream) = client else {
+            return None;
+        };
         let fd = Rc::into_inner(stream)?.into_fd().ok()?;
         Some((
             fd,
@@ -260,6 +285,10 @@ async fn run(core: &'static Core, mut conn: Conn) {
                 }
                 return;
             }
+            Wait::Http2 => {
+                Box::pin(h2::run(core, conn)).await;
+                return closed(core);
+            }
             Wait::End => break,
         }
     }
@@ -281,6 +310,7 @@ async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
                 linger(conn).await;
                 return Wait::End;
             }
+            Next::Http2 => return Wait::Http2,
         }
         if conn.input.is_empty() {
             if !may_read_ahead(core) {
@@ -317,6 +347,8 @@ enum Wait {
     Request,
     /// Wait in the lot.
     Park,
+    /// Go on as HTTP/2.
+    Http2,
     /// End.
     End,
 }
@@ -333,8 +365,11 @@ async fn wait(core: &'static Core, conn: &mut Conn) -> Wait {
     if may_read_ahead(core) {
         return read_ahead(core, conn).await;
     }
-    conn.stream.arm(PARK_AFTER, Expire::Wake);
-    match conn.stream.slot().until(conn.stream.readable()).await {
+    let Client::Socket(stream) = &conn.client else {
+        return Wait::End;
+    };
+    stream.arm(PARK_AFTER, Expire::Wake);
+    match stream.slot().until(stream.readable()).await {
         Some(Ok(())) => Wait::Request,
         Some(Err(_)) => Wait::End,
         None if core.draining.get() => Wait::End,
@@ -348,20 +383,23 @@ fn may_read_ahead(core: &Core) -> bool {
 
 /// Waits with a read under way, which saves an operation of the ring a request.
 async fn read_ahead(core: &'static Core, conn: &mut Conn) -> Wait {
+    let Client::Socket(stream) = &conn.client else {
+        return Wait::End;
+    };
     core.reading.set(core.reading.get() + 1);
     conn.input = Buffer::empty();
-    conn.stream.arm(PARK_AFTER, Expire::Cancel);
-    let (read, input) = conn.stream.read(Buffer::take()).await;
+    stream.arm(PARK_AFTER, Expire::Cancel);
+    let (read, input) = stream.read(Buffer::take()).await;
     core.reading.set(core.reading.get() - 1);
     match read {
         Ok(0) => Wait::End,
         Ok(n) => {
-            conn.stream.disarm();
+            stream.disarm();
             core.metrics().add(Metric::BytesFromClients, n as u64);
             conn.input = input;
             Wait::Request
         }
-        Err(_) if conn.stream.expired() && !core.draining.get() => Wait::Park,
+        Err(_) if stream.expired() && !core.draining.get() => Wait::Park,
         Err(_) => Wait::End,
     }
 }
@@ -369,8 +407,11 @@ async fn read_ahead(core: &'static Core, conn: &mut Conn) -> Wait {
 /// Reads and throws away what a client still sends after its last answer, for a bounded time: closing
 /// a socket with unread bytes resets it, and a reset can destroy the answer on its way (RFC 9112, 9.6).
 async fn linger(conn: &mut Conn) {
-    conn.stream.shutdown(std::net::Shutdown::Write).ok();
-    conn.stream.arm(LINGER, Expire::Read);
+    let Client::Socket(stream) = &conn.client else {
+        return;
+    };
+    stream.shutdown(std::net::Shutdown::Write).ok();
+    stream.arm(LINGER, Expire::Read);
     let mut seen = 0;
     let mut buffer = std::mem::take(&mut conn.input);
     if buffer.capacity() == 0 {
@@ -378,7 +419,7 @@ async fn linger(conn: &mut Conn) {
     }
     while seen < LINGER_BYTES {
         buffer.clear();
-        let (read, back) = conn.stream.read(buffer).await;
+        let (read, back) = stream.read(buffer).await;
         buffer = back;
         match read {
             Ok(n) if n > 0 => seen += n,

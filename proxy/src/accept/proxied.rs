@@ -27,7 +27,7 @@ pub async fn header(core: &'static Core, conn: &mut Conn) -> bool {
     loop {
         match proxy::read(conn.input.as_slice()) {
             Ok(Some(header)) => {
-                conn.stream.disarm();
+                conn.client.wire().disarm();
                 conn.input.consume(header.len);
                 match header.source {
                     Some(source) => {
@@ -59,8 +59,14 @@ async fn more(core: &Core, conn: &mut Conn, until: Option<Instant>) -> bool {
         let left = until.map_or(LOOK, |until| {
             until.saturating_duration_since(Instant::now()).min(LOOK)
         });
-        conn.stream.arm(left, Expire::Wake);
-        match conn.stream.slot().until(conn.stream.readable()).await {
+        conn.client.wire().arm(left, Expire::Wake);
+        match conn
+            .client
+            .wire()
+            .slot()
+            .until(conn.client.wire().readable())
+            .await
+        {
             Some(Ok(())) => break,
             Some(Err(_)) => return false,
             None if core.draining.get() => return false,
@@ -79,7 +85,7 @@ async fn more(core: &Core, conn: &mut Conn, until: Option<Instant>) -> bool {
     if input.spare_len() == 0 {
         input.reserve(1024);
     }
-    let (read, input) = conn.stream.read(input).await;
+    let (read, input) = conn.client.wire().read(input).await;
     conn.input = input;
     match read {
         Ok(n) if n > 0 => true,

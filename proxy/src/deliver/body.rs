@@ -11,11 +11,14 @@ use std::time::Duration;
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::Expire;
 use holdfast_runtime::splice::{self, Step};
+use holdfast_runtime::stream::Stream;
 
-use crate::accept::Conn;
+use crate::accept::{Client, Conn};
 use crate::core::Core;
 use crate::forward::body::{BodyError, SPLICE_FROM, transcode, write_chunk_header};
+use crate::forward::link::Link;
 use crate::forward::pool::UpstreamConn;
+use crate::h2::head;
 use crate::metrics::Metric;
 use crate::parse::{Framing, Version, chunked};
 use crate::text::Sink;
@@ -28,7 +31,7 @@ pub const CLIENT_STALL: Duration = Duration::from_secs(60);
 pub struct Plan {
     /// As the upstream delimits it.
     pub framing: Framing,
-    /// The client takes chunks.
+    /// The client takes chunks. HTTP/2 delimits content by itself.
     pub chunks: bool,
     /// The client's connection is kept afterwards.
     pub keep: bool,
@@ -38,8 +41,9 @@ impl Plan {
     /// From the heads of both sides.
     pub fn new(core: &Core, conn: &Conn, request_done: bool) -> Self {
         let framing = conn.response.framing;
-        let chunks = conn.head.version == Version::Http11;
-        let delimited = chunks || !matches!(framing, Framing::Chunked | Framing::UntilClose);
+        let h2 = conn.client.h2().is_some();
+        let chunks = conn.head.version == Version::Http11 && !h2;
+        let delimited = h2 || chunks || !matches!(framing, Framing::Chunked | Framing::UntilClose);
         Self {
             framing,
             chunks,
@@ -81,7 +85,7 @@ pub async fn send(
         Framing::UntilClose => Box::pin(until_close(core, conn, up, plan, input, out, sent)).await,
         Framing::None => {
             let clean = input.is_empty();
-            write(core, conn, out, sent).await.map(|_| clean)
+            write(core, conn, out, true, sent).await.map(|_| clean)
         }
     };
     match result {
@@ -90,23 +94,39 @@ pub async fn send(
     }
 }
 
-/// Writes all of `out` to the client, within its time; the buffer comes back empty.
-async fn write(core: &Core, conn: &Conn, out: Buffer, sent: &mut u64) -> Result<Buffer, End> {
+/// Writes all of `out` to the client, within its time; the buffer comes back empty. `end` says that
+/// the answer ends with it.
+async fn write(
+    core: &Core,
+    conn: &Conn,
+    out: Buffer,
+    end: bool,
+    sent: &mut u64,
+) -> Result<Buffer, End> {
     let n = out.len() as u64;
-    conn.stream.arm(CLIENT_STALL, Expire::Both);
-    let (written, out) = conn.stream.write_all(out).await;
-    conn.stream.disarm();
+    if n == 0 && !end {
+        return Ok(out);
+    }
+    conn.client.arm(CLIENT_STALL);
+    let (written, out) = conn.client.write(out, end).await;
+    conn.client.disarm();
     written.map_err(|_| End::Client)?;
     core.metrics().add(Metric::BytesToClients, n);
     *sent += n;
     Ok(out)
 }
 
-async fn read(up: &UpstreamConn, mut input: Buffer) -> Result<(usize, Buffer), End> {
+async fn read(conn: &Conn, up: &UpstreamConn, mut input: Buffer) -> Result<(usize, Buffer), End> {
     if input.spare_len() == 0 {
         input.reserve(8 * 1024);
     }
-    let (read, input) = up.stream.read(input).await;
+    let (read, input) = match &conn.client {
+        Client::Socket(_) => up.link.read(input).await,
+        Client::H2(client) => {
+            let reading = Box::pin(client.unless_gone(up.link.read(input)));
+            reading.await.ok_or(End::Client)?
+        }
+    };
     Ok((read.map_err(|_| End::Upstream)?, input))
 }
 
@@ -126,27 +146,29 @@ async fn by_length(
         input.consume(here);
         left -= here as u64;
     }
-    out = write(core, conn, out, sent).await?;
+    out = write(core, conn, out, left == 0, sent).await?;
     loop {
         let here = (input.len() as u64).min(left) as usize;
         if here > 0 {
             left -= here as u64;
             if here == input.len() {
-                input = write(core, conn, input, sent).await?;
+                input = write(core, conn, input, left == 0, sent).await?;
             } else {
                 out.put(&input.as_slice()[..here]);
                 input.consume(here);
-                out = write(core, conn, out, sent).await?;
+                out = write(core, conn, out, left == 0, sent).await?;
             }
         }
         if left == 0 {
             return Ok(input.is_empty());
         }
-        if left >= SPLICE_FROM {
-            left -= Box::pin(spliced(core, conn, up, left, sent)).await?;
+        if left >= SPLICE_FROM
+            && let (Client::Socket(client), Link::Socket(up)) = (&conn.client, &up.link)
+        {
+            left -= Box::pin(spliced(core, client, up, left, sent)).await?;
             continue;
         }
-        let (n, back) = read(up, input).await?;
+        let (n, back) = read(conn, up, input).await?;
         input = back;
         if n == 0 {
             return Err(End::Upstream);
@@ -156,23 +178,23 @@ async fn by_length(
 
 async fn spliced(
     core: &Core,
-    conn: &Conn,
-    up: &UpstreamConn,
+    client: &Stream,
+    up: &Stream,
     left: u64,
     sent: &mut u64,
 ) -> Result<u64, End> {
-    conn.stream.disarm();
-    let moved = splice::splice_exact(&up.stream, &conn.stream, left, |step| match step {
+    client.disarm();
+    let moved = splice::splice_exact(up, client, left, |step| match step {
         Step::Moved(n) => {
             core.metrics().add(Metric::BytesToClients, n);
             *sent += n;
         }
         // A client that takes nothing for so long doesn't hold its upstream for ever.
-        Step::Waits(splice::Side::Write) => conn.stream.arm(CLIENT_STALL, Expire::Both),
-        Step::Waits(_) => conn.stream.disarm(),
+        Step::Waits(splice::Side::Write) => client.arm(CLIENT_STALL, Expire::Both),
+        Step::Waits(_) => client.disarm(),
     })
     .await;
-    conn.stream.disarm();
+    client.disarm();
     moved.map_err(|e| {
         if e.side == splice::Side::Read {
             End::Upstream
@@ -212,13 +234,16 @@ async fn by_chunks(
             _ => End::Upstream,
         });
         // What was whole before the fault is still delivered, and then the connection is cut.
-        if !out.is_empty() {
-            out = write(core, conn, out, sent).await?;
-        }
+        out = write(core, conn, out, false, sent).await?;
         if ended? {
+            if let Client::H2(client) = &conn.client {
+                client
+                    .end(head::trailers_of(decoder.trailers()))
+                    .map_err(|_| End::Client)?;
+            }
             return Ok(input.is_empty());
         }
-        let (n, back) = read(up, input).await?;
+        let (n, back) = read(conn, up, input).await?;
         input = back;
         if n == 0 {
             return Err(End::Upstream);
@@ -246,18 +271,24 @@ async fn until_close(
             }
             input.clear();
         }
-        if !out.is_empty() {
-            out = write(core, conn, out, sent).await?;
-        }
-        let (n, back) = read(up, input).await?;
+        out = write(core, conn, out, false, sent).await?;
+        let (n, back) = read(conn, up, input).await?;
         input = back;
         if n == 0 {
             break;
         }
     }
+    let came = up.link.trailers().await;
+    let trailers = came.and_then(|t| head::trailers(&conn.generation.response_limits.names, t));
     if plan.chunks {
-        out.put(b"0\r\n\r\n");
-        write(core, conn, out, sent).await?;
+        let wanted = trailers.as_ref().filter(|_| conn.head.te_trailers);
+        head::write_end(wanted, &mut out);
+    }
+    match (&conn.client, trailers) {
+        (Client::H2(client), Some(trailers)) => {
+            client.end(Some(trailers)).map_err(|_| End::Client)?;
+        }
+        _ => drop(write(core, conn, out, true, sent).await?),
     }
     Ok(false)
 }

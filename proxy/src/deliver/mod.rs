@@ -14,11 +14,12 @@ use std::pin::pin;
 
 use holdfast_runtime::buffers::Buffer;
 
-use crate::accept::Conn;
+use crate::accept::{Client, Conn};
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::forward::{Answered, Exchange, body_refusal, pool};
 use crate::metrics::Metric;
+use crate::parse::Framing;
 use crate::serve::Next;
 use crate::session;
 use body::{End, Plan};
@@ -51,10 +52,23 @@ pub async fn deliver(
         &mut out,
     );
     answered.exchange.input.consume(conn.response.len);
+    let head_len = out.len() as u64;
+    if let Client::H2(client) = &conn.client {
+        let empty = match plan.framing {
+            Framing::UntilClose => answered.exchange.up.link.h2().is_some_and(|up| up.at_end()),
+            framing => matches!(framing, Framing::None | Framing::Length(0)),
+        };
+        let bare = empty && status != 101;
+        if client.send_head(out.as_slice(), bare).is_err() {
+            return Err(Refusal::gone());
+        }
+        core.metrics().add(Metric::BytesToClients, head_len);
+        out.clear();
+    }
     if status == 101 {
         return Ok(Box::pin(tunnel::run(core, conn, answered, out, record)).await);
     }
-    let head_len = out.len() as u64;
+    let head_len = head_len.min(out.len() as u64);
     let input = std::mem::take(&mut answered.exchange.input);
     // Pinned in its place: a future that is passed on is stored once more for each hand.
     let end = {

@@ -6,9 +6,8 @@
 //! is kept only if the request that is refused was read to its end in one way.
 
 use holdfast_runtime::buffers::Buffer;
-use holdfast_runtime::deadline::Expire;
 
-use crate::accept::Conn;
+use crate::accept::{Client, Conn};
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::metrics::Metric;
@@ -165,15 +164,31 @@ pub async fn refuse(
         };
         conn.input.consume(conn.head.len + length);
     }
-    conn.stream
-        .arm(crate::deliver::body::CLIENT_STALL, Expire::Both);
-    let (written, _) = conn.stream.write_all(out).await;
-    conn.stream.disarm();
+    conn.client.arm(crate::deliver::body::CLIENT_STALL);
+    if let Client::H2(client) = &conn.client {
+        let (head, body) = halves(out.as_slice());
+        if client.send_head(head, body.is_empty()).is_err() {
+            return Next::Close;
+        }
+        out.consume(head.len());
+    }
+    let written = if out.is_empty() {
+        Ok(())
+    } else {
+        conn.client.write(out, true).await.0
+    };
+    conn.client.disarm();
     match written {
         Err(_) => Next::Close,
         Ok(()) if keep => Next::Keep,
         Ok(()) => Next::Linger,
     }
+}
+
+/// An answer's head, and what follows it.
+fn halves(answer: &[u8]) -> (&[u8], &[u8]) {
+    let end = memchr::memmem::find(answer, b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+    answer.split_at(end)
 }
 
 /// Is the whole request in the input?

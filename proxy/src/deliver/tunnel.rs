@@ -15,10 +15,11 @@ use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::{Expire, Slot};
 use holdfast_runtime::stream::Stream;
 
-use crate::accept::Conn;
+use crate::accept::{Client, Conn};
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::forward::Answered;
+use crate::forward::link::Link;
 use crate::metrics::Metric;
 use crate::serve::Next;
 use crate::text::Sink;
@@ -32,7 +33,7 @@ pub async fn run(
     record: &mut Record,
 ) -> Next {
     core.metrics().count(Metric::Tunnels);
-    let (written, mut out) = conn.stream.write_all(out).await;
+    let (written, mut out) = conn.client.write(out, false).await;
     if written.is_err() {
         core.log(conn, record);
         return Next::Close;
@@ -41,28 +42,19 @@ pub async fn run(
     out.put(answered.exchange.input.as_slice());
     let carried = std::mem::take(&mut conn.input);
     answered.exchange.input = Buffer::empty();
-    let clock = Clock {
-        limit: conn.generation.limits().tunnel_timeout,
-        client: conn.stream.slot(),
-        upstream: answered.exchange.up.stream.slot(),
+    let Link::Socket(upstream) = &answered.exchange.up.link else {
+        core.log(conn, record);
+        return Next::Close;
     };
-    clock.touch();
+    let relay = Relay {
+        limit: conn.generation.limits().tunnel_timeout,
+        client: &conn.client,
+        from_client: conn.client.new_slot(),
+        upstream,
+    };
+    relay.touch();
     let (sent_up, sent_down) = (Cell::new(0), Cell::new(0));
-    let up = half(
-        &clock,
-        &conn.stream,
-        &answered.exchange.up.stream,
-        carried,
-        &sent_up,
-    );
-    let down = half(
-        &clock,
-        &answered.exchange.up.stream,
-        &conn.stream,
-        out,
-        &sent_down,
-    );
-    both(up, down).await;
+    both(relay.up(carried, &sent_up), relay.down(out, &sent_down)).await;
     core.metrics().add(Metric::BytesFromClients, sent_up.get());
     core.metrics().add(Metric::BytesToClients, sent_down.get());
     record.bytes_in += sent_up.get();
@@ -71,53 +63,93 @@ pub async fn run(
     Next::Close
 }
 
-struct Clock<'a> {
+struct Relay<'a> {
     limit: Duration,
-    client: &'a Slot,
-    upstream: &'a Slot,
+    client: &'a Client,
+    /// The deadline of what is read from the client, where that is a stream.
+    from_client: Slot,
+    upstream: &'a Stream,
 }
 
-impl Clock<'_> {
+impl Relay<'_> {
     fn touch(&self) {
-        if !self.limit.is_zero() {
-            self.client.arm(self.limit, Expire::Both);
-            self.upstream.arm(self.limit, Expire::Both);
+        if self.limit.is_zero() {
+            return;
+        }
+        self.client.arm(self.limit);
+        self.upstream.arm(self.limit, Expire::Both);
+        if self.client.h2().is_some() {
+            self.client.arm_read(&self.from_client, self.limit);
         }
     }
-}
 
-async fn half(
-    clock: &Clock<'_>,
-    from: &Stream,
-    to: &Stream,
-    mut carried: Buffer,
-    sent: &Cell<u64>,
-) {
-    loop {
-        if !carried.is_empty() {
-            let n = carried.len() as u64;
-            if to.write_all(std::mem::take(&mut carried)).await.0.is_err() {
-                // Nobody reads what comes further: let the sender know.
-                from.shutdown(Shutdown::Both).ok();
-                return;
+    /// From the client to the upstream.
+    async fn up(&self, mut carried: Buffer, sent: &Cell<u64>) {
+        loop {
+            if !carried.is_empty() {
+                let n = carried.len() as u64;
+                let out = std::mem::take(&mut carried);
+                if self.upstream.write_all(out).await.0.is_err() {
+                    // Nobody reads what comes further: let the sender know.
+                    self.client.shutdown(Shutdown::Both);
+                    return;
+                }
+                sent.set(sent.get() + n);
+                self.touch();
             }
-            sent.set(sent.get() + n);
-            clock.touch();
+            if let Client::Socket(client) = self.client
+                && client.readable().await.is_err()
+            {
+                break;
+            }
+            let (read, buffer) = self.client.read(&self.from_client, Buffer::empty()).await;
+            match read {
+                Ok(n) if n > 0 => carried = buffer,
+                Ok(_) => break,
+                Err(_) => {
+                    self.upstream.shutdown(Shutdown::Both).ok();
+                    return;
+                }
+            }
         }
-        if from.readable().await.is_err() {
-            break;
+        self.upstream.shutdown(Shutdown::Write).ok();
+    }
+
+    /// From the upstream to the client.
+    async fn down(&self, mut carried: Buffer, sent: &Cell<u64>) {
+        loop {
+            if !carried.is_empty() {
+                let n = carried.len() as u64;
+                let out = std::mem::take(&mut carried);
+                if self.client.write(out, false).await.0.is_err() {
+                    self.upstream.shutdown(Shutdown::Both).ok();
+                    return;
+                }
+                sent.set(sent.get() + n);
+                self.touch();
+            }
+            if self.upstream.readable().await.is_err() {
+                break;
+            }
+            let (read, buffer) = self.upstream.read(Buffer::take()).await;
+            match read {
+                Ok(n) if n > 0 => carried = buffer,
+                Ok(_) => break,
+                Err(_) => {
+                    self.client.shutdown(Shutdown::Both);
+                    return;
+                }
+            }
         }
-        let (read, buffer) = from.read(Buffer::take()).await;
-        match read {
-            Ok(n) if n > 0 => carried = buffer,
-            Ok(_) => break,
-            Err(_) => {
-                to.shutdown(Shutdown::Both).ok();
-                return;
+        match self.client {
+            Client::Socket(client) => {
+                client.shutdown(Shutdown::Write).ok();
+            }
+            Client::H2(client) => {
+                client.end(None).ok();
             }
         }
     }
-    to.shutdown(Shutdown::Write).ok();
 }
 
 async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {

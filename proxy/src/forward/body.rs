@@ -18,10 +18,13 @@ use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::{Expire, Slot};
 use holdfast_runtime::splice::{self, Step};
 use holdfast_runtime::stream::Stream;
+use http::HeaderMap;
 
-use crate::accept::Conn;
+use crate::accept::{Client, Conn};
 use crate::core::Core;
+use crate::forward::link::Link;
 use crate::generation::Generation;
+use crate::h2::head;
 use crate::metrics::Metric;
 use crate::parse::{HeadLimits, chunked};
 use crate::text::{Sink, write_fmt};
@@ -53,6 +56,8 @@ pub enum Reader {
     Length(u64),
     /// Chunks.
     Chunked(Box<chunked::Decoder>),
+    /// What comes until the stream ends (HTTP/2).
+    Frames,
 }
 
 /// What pump and exchange share.
@@ -89,11 +94,11 @@ impl Pump {
     pub fn start(
         core: &'static Core,
         conn: &Conn,
-        upstream: Rc<Stream>,
+        upstream: Link,
         reader: Reader,
         first: Buffer,
     ) -> Self {
-        let (client, generation) = (conn.stream.clone(), conn.generation.clone());
+        let (client, generation) = (conn.client.clone(), conn.generation.clone());
         let state = Rc::new(BodyState {
             done: Cell::new(false),
             error: Cell::new(None),
@@ -201,21 +206,26 @@ impl Rate {
 async fn pump(
     core: &'static Core,
     generation: &Generation,
-    client: &Stream,
-    upstream: &Stream,
+    client: &Client,
+    upstream: &Link,
     mut reader: Reader,
     first: Buffer,
     state: &BodyState,
 ) -> Result<(), BodyError> {
-    let slot = Slot::new(client.raw_fd());
+    let slot = client.new_slot();
     let limits = generation.limits();
     let mut rate = Rate::new(core, limits);
     let mut input = first;
     let mut out = Buffer::take();
     loop {
-        let ended = step(generation, &mut reader, &mut input, &mut out, state)?;
-        if !out.is_empty() {
-            out = send(upstream, out).await?;
+        let encode = upstream.h2().is_none();
+        let ended = step(generation, &mut reader, &mut input, &mut out, encode, state)?;
+        let trailers = match &reader {
+            Reader::Chunked(decoder) if ended && !encode => head::trailers_of(decoder.trailers()),
+            _ => None,
+        };
+        if !out.is_empty() || ended {
+            out = send(upstream, out, ended, trailers).await?;
         }
         if ended {
             *state.rest.borrow_mut() = input;
@@ -224,6 +234,7 @@ async fn pump(
         if let Reader::Length(left) = &mut reader
             && *left >= SPLICE_FROM
             && input.is_empty()
+            && let (Client::Socket(client), Link::Socket(upstream)) = (client, upstream)
         {
             let moved = spliced(core, limits, client, upstream, &slot, *left, &mut rate).await?;
             state.bytes.set(state.bytes.get() + moved);
@@ -232,7 +243,19 @@ async fn pump(
         }
         let (read, back) = receive(core, limits, client, &slot, input, &mut rate).await;
         input = back;
-        read?;
+        match (read, &reader) {
+            (Err(BodyError::ClientGone), Reader::Frames) if client.at_end() => {
+                let trailers = client.trailers(&slot).await;
+                let names = &generation.listeners[0].head_limits.names;
+                let trailers = trailers.and_then(|t| head::trailers(names, t));
+                if encode {
+                    head::write_end(trailers.as_ref(), &mut out);
+                }
+                send(upstream, out, true, trailers).await?;
+                return Ok(());
+            }
+            (read, _) => read?,
+        }
     }
 }
 
@@ -242,6 +265,7 @@ fn step(
     reader: &mut Reader,
     input: &mut Buffer,
     out: &mut Buffer,
+    encode: bool,
     state: &BodyState,
 ) -> Result<bool, BodyError> {
     let ended = match reader {
@@ -253,6 +277,20 @@ fn step(
             state.bytes.set(state.bytes.get() + n as u64);
             *left == 0
         }
+        Reader::Frames => {
+            if !input.is_empty() {
+                if encode {
+                    write_chunk_header(input.len(), out);
+                }
+                out.put(input.as_slice());
+                if encode {
+                    out.put(chunked::CRLF);
+                }
+                state.bytes.set(state.bytes.get() + input.len() as u64);
+                input.clear();
+            }
+            false
+        }
         Reader::Chunked(decoder) => {
             let mut data = 0;
             let ended = transcode(
@@ -260,7 +298,7 @@ fn step(
                 &generation.listeners[0].head_limits,
                 input,
                 out,
-                Some(true),
+                encode.then_some(true),
                 &mut data,
             )?;
             state.bytes.set(state.bytes.get() + data);
@@ -325,24 +363,40 @@ pub fn write_chunk_header(len: usize, out: &mut Buffer) {
     write_fmt(out, format_args!("{len:x}\r\n"));
 }
 
-async fn send(upstream: &Stream, out: Buffer) -> Result<Buffer, BodyError> {
-    let (result, out) = upstream.write_all(out).await;
-    result.map_err(|_| BodyError::UpstreamGone)?;
-    Ok(out)
+/// Sends `out`, and the end if this is it. Trailers are for a stream; in chunks they are in `out`.
+async fn send(
+    upstream: &Link,
+    out: Buffer,
+    end: bool,
+    trailers: Option<HeaderMap>,
+) -> Result<Buffer, BodyError> {
+    let gone = |_| BodyError::UpstreamGone;
+    match upstream {
+        Link::H2(call) if trailers.is_some() => {
+            call.write(out, false).await.map_err(gone)?;
+            call.end(trailers).map_err(gone)?;
+            Ok(Buffer::empty())
+        }
+        _ => {
+            let (result, out) = upstream.write(out, end).await;
+            result.map_err(gone)?;
+            Ok(out)
+        }
+    }
 }
 
 /// Reads once from the client, within the limits. The buffer comes back whatever happens.
 async fn receive(
     core: &Core,
     limits: &Limits,
-    client: &Stream,
+    client: &Client,
     slot: &Slot,
     mut input: Buffer,
     rate: &mut Rate,
 ) -> (Result<(), BodyError>, Buffer) {
     // Zero in the configuration is no bound.
     if !limits.body_timeout.is_zero() {
-        slot.arm(limits.body_timeout, Expire::Read);
+        client.arm_read(slot, limits.body_timeout);
     }
     if input.capacity() == 0 {
         input = Buffer::take();
@@ -350,7 +404,7 @@ async fn receive(
     if input.spare_len() == 0 {
         input.reserve(8 * 1024);
     }
-    let (read, input) = client.read(input).await;
+    let (read, input) = client.read(slot, input).await;
     let expired = slot.expired();
     slot.disarm();
     let result = match read {
@@ -416,17 +470,10 @@ pub async fn gather(core: &Core, conn: &mut Conn, missing: usize) -> Result<(), 
     let generation = conn.generation.clone();
     let limits = generation.limits();
     let mut rate = Rate::new(core, limits);
+    let slot = conn.client.new_slot();
     while conn.input.len() < end {
         let input = std::mem::take(&mut conn.input);
-        let (read, input) = receive(
-            core,
-            limits,
-            &conn.stream,
-            conn.stream.slot(),
-            input,
-            &mut rate,
-        )
-        .await;
+        let (read, input) = receive(core, limits, &conn.client, &slot, input, &mut rate).await;
         conn.input = input;
         read?;
     }

@@ -10,6 +10,7 @@
 
 pub mod body;
 pub mod head;
+pub mod link;
 pub mod pool;
 pub mod proxied;
 pub mod queue;
@@ -19,13 +20,13 @@ use std::time::Duration;
 use holdfast_config::plan::Retry;
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::clock;
-use holdfast_runtime::deadline::Expire;
 
-use crate::accept::Conn;
+use crate::accept::{Client, Conn};
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::deliver::page::Refusal;
 use crate::generation::Generation;
+use crate::h2::Fault;
 use crate::message::UpstreamRef;
 use crate::metrics::{Metric, bump};
 use crate::parse::{self, Asked, Framing, MAX_INTERIM, Progress, Version};
@@ -64,6 +65,8 @@ enum Failure {
     Connect(ConnectError),
     /// No byte of an answer came; the connection was kept from before.
     Stale,
+    /// The upstream says that it has not looked at the request.
+    Unprocessed,
     /// No byte of an answer came over a new connection.
     NoAnswer,
     /// The answer broke off within its head.
@@ -120,12 +123,18 @@ pub async fn forward(
         let resendable = conn.head.method.idempotent() && at_hand;
         match failure {
             // The same upstream, over a new connection: it has not failed.
+            Failure::Unprocessed if at_hand && stale == 0 => {
+                stale += 1;
+                tries -= 1;
+                continue;
+            }
             Failure::Stale if resendable && stale == 0 => {
                 stale += 1;
                 tries -= 1;
                 continue;
             }
             Failure::Connect(_) if tries < retry.attempts => {}
+            Failure::Unprocessed if tries < retry.attempts && at_hand => {}
             Failure::Stale | Failure::NoAnswer if tries < retry.attempts && resendable => {}
             _ => return Err(refusal(&failure)),
         }
@@ -190,12 +199,14 @@ async fn attempt(
         &mut out,
     );
     let mut consumed = conn.head.len;
+    let mut content: &[u8] = &[];
     if let Outgoing::Whole(n) = *outgoing {
-        out.put(&conn.input.as_slice()[consumed..consumed + n]);
+        content = &conn.input.as_slice()[consumed..consumed + n];
         consumed += n;
         arm(conn, &up);
     }
-    let (written, input) = up.stream.write_all(out).await;
+    let whole = matches!(outgoing, Outgoing::Whole(_));
+    let (written, input) = up.link.begin(out, content, whole).await;
     if written.is_err() {
         return Err(unanswered(&up));
     }
@@ -214,19 +225,22 @@ async fn attempt(
 }
 
 fn unanswered(up: &UpstreamConn) -> Failure {
-    if up.stream.expired() {
-        Failure::TimedOut
-    } else if up.reused {
-        Failure::Stale
-    } else {
-        Failure::NoAnswer
+    let fault = up.link.h2().and_then(|call| call.fault());
+    match fault {
+        _ if up.link.expired() => Failure::TimedOut,
+        Some(Fault::Unprocessed) => Failure::Unprocessed,
+        Some(Fault::Malformed(reason)) => Failure::Malformed(reason),
+        // A shared connection is looked at before it is used.
+        Some(Fault::Gone) => Failure::NoAnswer,
+        None if up.reused => Failure::Stale,
+        None => Failure::NoAnswer,
     }
 }
 
 fn arm(conn: &Conn, up: &UpstreamConn) {
     let limit = conn.generation.limits().response_timeout;
     if !limit.is_zero() {
-        up.stream.arm(limit, Expire::Both);
+        up.link.arm(limit);
     }
 }
 
@@ -235,9 +249,10 @@ fn start_pump(core: &'static Core, conn: &Conn, up: &UpstreamConn) -> Pump {
     first.put(&conn.input.as_slice()[conn.head.len..]);
     let reader = match conn.head.framing {
         Framing::Length(n) => Reader::Length(n),
+        _ if conn.client.h2().is_some() => Reader::Frames,
         _ => Reader::Chunked(Box::new(parse::chunked::Decoder::request())),
     };
-    Pump::start(core, conn, up.stream.clone(), reader, first)
+    Pump::start(core, conn, up.link.clone(), reader, first)
 }
 
 async fn read_head(
@@ -262,7 +277,7 @@ async fn read_head(
             .map_err(|r| Failure::Malformed(r.reason))?;
             if progress == Progress::Complete {
                 if !conn.response.is_interim() {
-                    exchange.up.stream.disarm();
+                    exchange.up.link.disarm();
                     return Ok(());
                 }
                 interim += 1;
@@ -276,7 +291,7 @@ async fn read_head(
         let seen = !exchange.input.is_empty() || interim > 0;
         if read_some(conn, exchange).await? == 0 {
             return Err(match unanswered(&exchange.up) {
-                Failure::TimedOut => Failure::TimedOut,
+                early @ (Failure::TimedOut | Failure::Unprocessed) => early,
                 _ if seen => Failure::Truncated,
                 other => other,
             });
@@ -286,18 +301,32 @@ async fn read_head(
 
 /// Reads once from the upstream, the request's body going on beside. 0 is the end (or a failure).
 async fn read_some(conn: &Conn, exchange: &mut Exchange) -> Result<usize, Failure> {
+    let gone = || Failure::Body(BodyError::ClientGone);
+    let client = &conn.client;
     let mut input = std::mem::take(&mut exchange.input);
     if input.spare_len() == 0 {
         input.reserve(8 * 1024);
     }
     let Some(pump) = exchange.pump.as_mut() else {
-        let (read, back) = exchange.up.stream.read(input).await;
+        let reading = exchange.up.link.read(input);
+        let (read, back) = match client {
+            Client::Socket(_) => reading.await,
+            Client::H2(client) => {
+                let reading = Box::pin(client.unless_gone(reading));
+                reading.await.ok_or_else(gone)?
+            }
+        };
         exchange.input = back;
         return Ok(read.unwrap_or(0));
     };
-    let mut reading = std::pin::pin!(exchange.up.stream.read(input));
+    let mut reading = std::pin::pin!(exchange.up.link.read(input));
     loop {
-        if let Some((read, back)) = pump.until(reading.as_mut()).await {
+        let turn = pump.until(reading.as_mut());
+        let turn = match client {
+            Client::Socket(_) => turn.await,
+            Client::H2(client) => client.unless_gone(turn).await.ok_or_else(gone)?,
+        };
+        if let Some((read, back)) = turn {
             exchange.input = back;
             return Ok(read.unwrap_or(0));
         }
@@ -305,11 +334,9 @@ async fn read_some(conn: &Conn, exchange: &mut Exchange) -> Result<usize, Failur
             // The upstream has the whole request: now its time runs.
             None => arm(conn, &exchange.up),
             // It may have answered before it closed.
-            Some(BodyError::UpstreamGone) => {
-                exchange.up.stream.arm(Duration::from_secs(1), Expire::Both)
-            }
+            Some(BodyError::UpstreamGone) => exchange.up.link.arm(Duration::from_secs(1)),
             Some(error) => {
-                exchange.up.stream.shutdown(std::net::Shutdown::Both).ok();
+                exchange.up.link.cut();
                 let _ = reading.as_mut().await;
                 return Err(Failure::Body(error));
             }
@@ -325,7 +352,13 @@ async fn pass_interim(core: &Core, conn: &mut Conn, exchange: &mut Exchange) {
     if wanted {
         let mut out = Buffer::take();
         crate::deliver::head::write_interim(core, conn, exchange.input.as_slice(), &mut out);
-        let (_, _) = body::beside(exchange.pump.as_mut(), conn.stream.write_all(out)).await;
+        match &conn.client {
+            Client::H2(client) => client.send_interim(out.as_slice()),
+            Client::Socket(_) => {
+                let writing = conn.client.write(out, false);
+                let (_, _) = body::beside(exchange.pump.as_mut(), writing).await;
+            }
+        }
     }
     exchange.input.consume(len);
     conn.response_scan = Default::default();
@@ -335,14 +368,17 @@ fn count(core: &Core, generation: &Generation, at: UpstreamRef, failure: &Failur
     let metric = match failure {
         Failure::Connect(ConnectError::Failed) => Metric::UpstreamConnectErrors,
         Failure::Connect(ConnectError::TimedOut) | Failure::TimedOut => Metric::UpstreamTimeouts,
-        Failure::Stale => Metric::UpstreamStale,
+        Failure::Stale | Failure::Unprocessed => Metric::UpstreamStale,
         Failure::NoAnswer => Metric::UpstreamResets,
         Failure::Truncated => Metric::UpstreamTruncated,
         Failure::Malformed(_) => Metric::UpstreamMalformed,
         Failure::Body(_) => Metric::ClientAborted,
     };
     core.metrics().count(metric);
-    if !matches!(failure, Failure::Stale | Failure::Body(_)) {
+    if !matches!(
+        failure,
+        Failure::Stale | Failure::Unprocessed | Failure::Body(_)
+    ) {
         bump(&generation.upstream(at).metrics().failures, 1);
         core.outcome(generation, at, false);
     }
@@ -357,6 +393,7 @@ fn status(failure: &Failure) -> (u16, &'static str) {
         Failure::Stale | Failure::NoAnswer => {
             (502, "the upstream closed the connection without an answer")
         }
+        Failure::Unprocessed => (503, "the upstream takes no more requests"),
         Failure::Truncated => (502, "the upstream's answer broke off"),
         Failure::TimedOut => (504, "the upstream did not answer in time"),
         Failure::Malformed(reason) => (502, reason),

@@ -14,20 +14,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use holdfast_config::plan::UpstreamAddress;
+use holdfast_config::plan::{Protocol, UpstreamAddress};
 use holdfast_runtime::stream::{Stream, Target};
 
 use crate::core::Core;
+use crate::forward::link::Link;
 use crate::forward::proxied::Client;
 use crate::generation::{Generation, UpstreamCore};
+use crate::h2::{self, Links};
 use crate::message::UpstreamRef;
 use crate::metrics::Metric;
 
 /// A connection to an upstream, with its place in the count of what is in flight.
 #[derive(Debug)]
 pub struct UpstreamConn {
-    /// The socket. Shared only with the pump of a request's body.
-    pub stream: Rc<Stream>,
+    /// The socket, or a stream of a shared one. Shared only with the pump of a request's body.
+    pub link: Link,
     /// It was in the pool before.
     pub reused: bool,
     /// Whom its PROXY header names; it serves no other client.
@@ -48,6 +50,8 @@ pub struct Pool {
     /// Resolved addresses of a name; a literal address and a unix socket need none.
     addresses: RefCell<Option<Arc<[SocketAddr]>>>,
     turn: Cell<usize>,
+    /// Connections that exchanges share (HTTP/2).
+    pub links: Links,
 }
 
 /// Why there is no connection.
@@ -97,11 +101,12 @@ impl Pool {
             (limit == 0 || now_ms.saturating_sub(idle.since_ms) < limit)
                 && !idle.stream.peek_stale()
         });
+        self.links.sweep(now_ms, limit);
     }
 
     /// How many are kept.
     pub fn len(&self) -> usize {
-        self.idle.borrow().len()
+        self.idle.borrow().len() + self.links.idle()
     }
 
     /// Whether none is.
@@ -112,6 +117,7 @@ impl Pool {
     /// Closes all, such as on a drain of the process.
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();
+        self.links.clear();
     }
 }
 
@@ -125,7 +131,7 @@ const LOOK_AFTER_MS: u64 = 20;
 /// service has one: only a connection that names the same is used again. One that has idled for `LOOK_AFTER_MS` is looked at anyway: a
 /// response that nobody asked for must not become the answer to the next request.
 pub async fn checkout(
-    core: &Core,
+    core: &'static Core,
     generation: &Generation,
     at: UpstreamRef,
     fresh: bool,
@@ -134,6 +140,14 @@ pub async fn checkout(
 ) -> Result<UpstreamConn, ConnectError> {
     let pool = &generation.upstream(at).pool;
     let named = client.map(|client| client.address);
+    if generation.service(at).protocol == Protocol::H2 {
+        let (call, reused) = Box::pin(h2::upstream::checkout(core, generation, at, client)).await?;
+        return Ok(UpstreamConn {
+            link: Link::H2(call),
+            reused,
+            client: named,
+        });
+    }
     let kept = || {
         if fresh { None } else { pool.take(named) }
     };
@@ -145,21 +159,29 @@ pub async fn checkout(
         }
         core.metrics().count(Metric::UpstreamReused);
         return Ok(UpstreamConn {
-            stream: idle.stream,
+            link: Link::Socket(idle.stream),
             reused: true,
             client: named,
         });
     }
-    Box::pin(connect(core, generation, at, client)).await
+    let stream = Box::pin(connect(core, generation, at, client)).await?;
+    Ok(UpstreamConn {
+        link: Link::Socket(Rc::new(stream)),
+        reused: false,
+        client: named,
+    })
 }
 
-/// Makes a connection, within `connectTimeout`.
-async fn connect(
+/// Opens a connection, within `connectTimeout`, which names `client` if there is one.
+///
+/// # Errors
+/// The upstream could not be reached in time.
+pub async fn connect(
     core: &Core,
     generation: &Generation,
     at: UpstreamRef,
     client: Option<Client<'_>>,
-) -> Result<UpstreamConn, ConnectError> {
+) -> Result<Stream, ConnectError> {
     let pool = &generation.upstream(at).pool;
     let service = generation.service(at);
     let address = &service.upstreams[at.upstream as usize].address;
@@ -186,16 +208,16 @@ async fn connect(
         let introduced = client.introduce(&stream).await;
         introduced.map_err(|_| ConnectError::Failed)?;
     }
-    Ok(UpstreamConn {
-        stream: Rc::new(stream),
-        reused: false,
-        client: client.map(|client| client.address),
-    })
+    Ok(stream)
 }
 
 /// Keeps a connection whose exchange ended cleanly.
 pub fn checkin(core: &Core, generation: &Generation, at: UpstreamRef, conn: UpstreamConn) {
-    let UpstreamConn { stream, client, .. } = conn;
+    let UpstreamConn { link, client, .. } = conn;
+    let Link::Socket(stream) = link else {
+        // Its connection is shared, and kept as such.
+        return;
+    };
     stream.disarm();
     let upstream = generation.upstream(at);
     if upstream.retired.get() {

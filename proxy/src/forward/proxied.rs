@@ -38,7 +38,7 @@ impl<'a> Client<'a> {
         };
         Some(Self {
             address,
-            stream: &conn.stream,
+            stream: conn.client.wire(),
         })
     }
 

@@ -8,7 +8,7 @@ use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::clock;
 use holdfast_runtime::deadline::Expire;
 
-use crate::accept::{Conn, is_loopback};
+use crate::accept::{Client, Conn, is_loopback};
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::deliver::page::Refusal;
@@ -26,6 +26,11 @@ pub struct Parsed {
 /// Reads the head of the next request into [`Conn::head`].
 pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<Parsed, Refusal> {
     conn.scan = Default::default();
+    if let Client::H2(exchange) = &conn.client
+        && let Some(fault) = exchange.fault
+    {
+        return Err(Refusal::malformed(fault));
+    }
     let mut armed = false;
     loop {
         if conn.input.is_empty() {
@@ -43,14 +48,15 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
         }
         // A head that comes whole, as nearly all do, needs no deadline.
         if !armed && !conn.generation.limits().header_timeout.is_zero() {
-            conn.stream
-                .arm(conn.generation.limits().header_timeout, Expire::Read);
+            if let Client::Socket(stream) = &conn.client {
+                stream.arm(conn.generation.limits().header_timeout, Expire::Read);
+            }
             armed = true;
         }
         fill(core, conn).await?;
     }
     if armed {
-        conn.stream.disarm();
+        conn.client.disarm();
     }
     record.parsed = true;
     record.started_ns = clock::monotonic_ns();
@@ -58,6 +64,10 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
 }
 
 async fn fill(core: &Core, conn: &mut Conn) -> Result<(), Refusal> {
+    let Client::Socket(stream) = &conn.client else {
+        // A stream's head is there, whole, before its task begins.
+        return Err(Refusal::malformed("malformed head"));
+    };
     let mut input = std::mem::take(&mut conn.input);
     if input.capacity() == 0 {
         input = Buffer::take();
@@ -65,7 +75,7 @@ async fn fill(core: &Core, conn: &mut Conn) -> Result<(), Refusal> {
     if input.spare_len() == 0 {
         input.reserve(4096);
     }
-    let (read, input) = conn.stream.read(input).await;
+    let (read, input) = stream.read(input).await;
     conn.input = input;
     match read {
         Ok(n) if n > 0 => {
@@ -73,9 +83,7 @@ async fn fill(core: &Core, conn: &mut Conn) -> Result<(), Refusal> {
             Ok(())
         }
         _ if conn.input.is_empty() => Err(Refusal::ended()),
-        _ if conn.stream.expired() => {
-            Err(Refusal::timeout("the request's head did not come in time"))
-        }
+        _ if stream.expired() => Err(Refusal::timeout("the request's head did not come in time")),
         _ => Err(Refusal::gone()),
     }
 }

@@ -10,5 +10,6 @@ mod clients;
 mod harness;
 mod hostile;
 mod http1;
+mod http2;
 mod itself;
 mod sessions;

@@ -126,7 +126,7 @@ const TABLE: &[(&str, &[u8], Fate)] = &[
     ("a version of three digits", b"GET /P HTTP/1.10\r\nHost: x\r\n\r\n", Refused),
     ("a later minor version", b"GET /P HTTP/1.2\r\nHost: x\r\n\r\n", RefusedOrOnce),
     ("another major version", b"GET /P HTTP/3.0\r\nHost: x\r\n\r\n", Refused),
-    ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refused),
+    ("nearly the preface of HTTP/2", b"PRI * HTTP/2.0\r\nHost: x\r\n\r\n", Refused),
     ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", Refused),
     ("an empty line first", b"\r\nGET /P HTTP/1.1\r\nHost: x\r\n\r\n", RefusedOrOnce),
     ("a line of LF first", b"\nGET /P HTTP/1.1\r\nHost: x\r\n\r\n", RefusedOrOnce),

@@ -1,0 +1,3 @@
+//! HTTP/2 from clients and to upstreams.
+
+mod curl;
