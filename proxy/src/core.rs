@@ -470,6 +470,8 @@ impl Core {
     /// Takes up a new configuration: for every request that begins from now on.
     fn reload(&'static self, setup: Arc<Setup>, listeners: Vec<(u16, Bound)>) {
         let number = setup.number;
+        // Lines of before belong to where the log went before.
+        self.lines.flush(self);
         let old = self.generation();
         let new = Rc::new(Generation::new(
             setup,

@@ -92,7 +92,13 @@ fn load(sources: &[Source], mode: Mode) -> Result<holdfast_config::plan::Plan, u
 
 fn run(sources: &[Source]) -> u8 {
     match load(sources, Mode::Run) {
-        Ok(plan) => super::run(plan, Options::default(), |_| ()),
+        Ok(plan) => {
+            let options = Options {
+                files: sources.iter().map(|s| s.name.clone()).collect(),
+                at_terminal: false,
+            };
+            super::run(plan, options, |_| ())
+        }
         Err(code) => code,
     }
 }

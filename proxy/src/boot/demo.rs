@@ -37,7 +37,11 @@ pub fn run() -> u8 {
             .for_each(|e| log::error(e.to_string()));
         return 2;
     };
-    super::run(plan, Options { at_terminal: true }, |addresses| {
+    let options = Options {
+        at_terminal: true,
+        files: Vec::new(),
+    };
+    super::run(plan, options, |addresses| {
         if let Some(address) = addresses.first() {
             println!("{}", words(*address));
         }

@@ -16,6 +16,7 @@ use holdfast_store::shard::{Answer, Ask};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admin::error::ApiError;
+use super::reload::{Outcome, Reply};
 use super::status::{Status, UpstreamStatus};
 use crate::pin::state::AdminState;
 use crate::setup::{Setup, UpstreamId};
@@ -23,6 +24,9 @@ use crate::shared::Shared;
 
 /// How long a handler waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a handler waits for a reload: names are looked up and listeners bound.
+pub const RELOAD_PATIENCE: Duration = Duration::from_secs(9);
 
 /// Commands that may wait for the loop.
 pub const QUEUE: usize = 256;
@@ -38,6 +42,8 @@ pub enum Command {
         /// Dropped unanswered where there is no room to ask.
         reply: oneshot::Sender<Answer>,
     },
+    /// Take the configuration again.
+    Reload(Reply),
     /// Tell how everything is.
     Status(oneshot::Sender<Status>),
     /// Set an upstream's state, and tell what follows.
@@ -130,6 +136,14 @@ impl Desk {
         self.wait(|reply| Command::Ask { core, ask, reply }).await
     }
 
+    /// Takes the configuration again.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; the outcome itself is the answer.
+    pub async fn reload(&self) -> Result<Outcome, Unanswered> {
+        self.wait_for(RELOAD_PATIENCE, Command::Reload).await
+    }
+
     /// How everything is.
     ///
     /// # Errors
@@ -159,12 +173,20 @@ impl Desk {
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Unanswered> {
+        self.wait_for(PATIENCE, command).await
+    }
+
+    async fn wait_for<T>(
+        &self,
+        patience: Duration,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Unanswered> {
         let (reply, answer) = oneshot::channel();
         if self.commands.try_send(command(reply)).is_err() {
             self.counts.busy.fetch_add(1, Relaxed);
             return Err(Unanswered::Busy);
         }
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(patience, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => {
                 self.counts.busy.fetch_add(1, Relaxed);

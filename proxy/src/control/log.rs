@@ -79,6 +79,23 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// A place for the log that could be opened.
+pub struct Opened {
+    target: Target,
+    output: Output,
+}
+
+impl Opened {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// open(2)'s.
+    pub fn new(target: Target) -> io::Result<Self> {
+        let output = target.open()?;
+        Ok(Self { target, output })
+    }
+}
+
 enum Output {
     Stdout,
     Stderr,
@@ -125,6 +142,7 @@ pub struct LogCounters {
 enum Job {
     Batch { core: usize, bytes: Vec<u8> },
     Reopen,
+    Switch(Opened),
 }
 
 /// The control thread's end of the writer. See the module.
@@ -136,6 +154,7 @@ pub struct LogWriter {
     ended: Receiver<()>,
     counters: Arc<LogCounters>,
     reopen_wanted: bool,
+    switch: Option<Opened>,
 }
 
 impl LogWriter {
@@ -170,6 +189,7 @@ impl LogWriter {
             ended,
             counters,
             reopen_wanted: false,
+            switch: None,
         })
     }
 
@@ -200,7 +220,19 @@ impl LogWriter {
         self.offer_reopen();
     }
 
+    /// Writes to another place behind the batches taken so far. Never waits, as [`reopen`](Self::reopen).
+    pub fn switch(&mut self, to: Opened) {
+        self.switch = Some(to);
+        self.offer_reopen();
+    }
+
     fn offer_reopen(&mut self) {
+        if let Some(opened) = self.switch.take()
+            && let Err(TrySendError::Full(Job::Switch(opened))) =
+                self.jobs.try_send(Job::Switch(opened))
+        {
+            self.switch = Some(opened);
+        }
         if self.reopen_wanted && self.jobs.try_send(Job::Reopen).is_ok() {
             self.reopen_wanted = false;
         }
@@ -245,6 +277,10 @@ impl Thread {
                     let _ = self.spent.send((core, emptied(bytes)));
                 }
                 Job::Reopen => self.reopen(),
+                Job::Switch(Opened { target, output }) => {
+                    (self.target, self.output) = (target, output);
+                    (self.torn, self.failing) = (false, false);
+                }
             }
         }
     }

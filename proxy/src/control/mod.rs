@@ -1,7 +1,7 @@
 //! The control thread: everything that is not a request.
 //!
 //! Owns the admin endpoint ([`admin`]), health of upstreams ([`health`], [`probe`]), their names
-//! ([`resolve`]), the access log's writer ([`log`]), signals and the end of the process ([`signals`],
+//! ([`resolve`]), reloads ([`reload`], [`changes`]), the access log's writer ([`log`]), signals and the end of the process ([`signals`],
 //! [`shutdown`]), the watch over the cores ([`watch`]) and the last events ([`journal`]).
 //!
 //! Boot calls [`Control::prepare`] before the cores are built, so that a taken port or a log that
@@ -13,12 +13,13 @@
 //! anything but its next input; every channel into it has a bound. What a core asks of it (a log
 //! buffer given back) it answers, whatever else goes on.
 //!
-//! Deliberately not here: any decision about a request or a session. Reload and upgrade are not built
-//! yet; their signals say so.
+//! Deliberately not here: any decision about a request or a session. The hand-over to a new binary is not
+//! built yet; its signal says so.
 //!
 //! Tested in `tests` with a mesh and cores that are played, over real sockets and with a real log.
 
 pub mod admin;
+pub mod changes;
 pub mod desk;
 pub mod health;
 pub mod journal;
@@ -26,6 +27,7 @@ pub mod log;
 pub mod notify;
 pub mod probe;
 pub mod process;
+pub mod reload;
 pub mod resolve;
 pub mod shutdown;
 pub mod signals;
@@ -44,7 +46,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_config::plan::Plan;
 use holdfast_runtime::mesh::Port;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -66,8 +67,10 @@ const LOOK_UPS: usize = 8;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How the control thread behaves, beside the plan.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
+    /// The files of the configuration, for reloads; none for the demo.
+    pub files: Vec<String>,
     /// A person at a terminal: when it is closed (SIGHUP), the process ends.
     pub at_terminal: bool,
 }
@@ -206,7 +209,7 @@ impl Control {
             let (setups, current) = tokio::sync::watch::channel(Arc::clone(&setup));
             let (desk, commands) = Desk::new(Arc::clone(&shared), current);
             if let Some((listener, address)) = listener {
-                serve_admin(listener, address, &setup.plan, &desk);
+                serve_admin(listener, address, &desk);
             }
             let mut all = Loop::new(shared, setups, options, port.local(), desk, log);
             let exit = all.turn_until_the_end(commands, sources).await;
@@ -226,13 +229,10 @@ impl Control {
     }
 }
 
-fn serve_admin(listener: std::net::TcpListener, address: SocketAddr, plan: &Plan, desk: &Desk) {
-    let Some(admin) = &plan.admin else {
-        return;
-    };
+fn serve_admin(listener: std::net::TcpListener, address: SocketAddr, desk: &Desk) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
-            let router = admin::router(desk.clone(), admin::guard::Guard::new(address, admin));
+            let router = admin::router(desk.clone(), address);
             tokio::spawn(admin::serve(listener, router, desk.clone()));
         }
         Err(error) => say::error(format!(

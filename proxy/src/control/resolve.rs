@@ -20,6 +20,7 @@ use holdfast_config::plan::UpstreamAddress;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::reload::Known;
 use crate::log;
 use crate::setup::{Setup, UpstreamId};
 
@@ -124,11 +125,12 @@ impl Names {
         }
     }
 
-    /// Where a name leads, as far as that is known.
-    pub fn known(&self, host: &str, port: u16) -> Option<Arc<[SocketAddr]>> {
-        let is = |name: &&Name| name.host == *host && name.port == port;
-        let addresses = Arc::clone(&self.names.iter().find(is)?.addresses);
-        (!addresses.is_empty()).then_some(addresses)
+    /// Where names lead, as far as that is known.
+    pub fn known(&self) -> Known {
+        let known = self.names.iter().filter(|name| !name.addresses.is_empty());
+        known
+            .map(|name| ((name.host.clone(), name.port), Arc::clone(&name.addresses)))
+            .collect()
     }
 
     /// Takes an answer. `Some`: these upstreams are now at these addresses.

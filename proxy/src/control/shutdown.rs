@@ -92,6 +92,11 @@ impl Ending {
         }
     }
 
+    /// The plan's `shutdown` is another from now on; an end that has begun keeps its times.
+    pub fn set_times(&mut self, delay: Duration, timeout: Duration) {
+        (self.delay, self.timeout) = (delay, timeout);
+    }
+
     /// Where the process stands.
     pub fn phase(&self) -> Phase {
         self.phase

@@ -2,8 +2,8 @@
 //!
 //! Owns the process's handlers for the signals below; installed and awaited by the control thread.
 //! SIGPIPE is ignored since the process started (the standard library sees to it), so a closed peer
-//! is an error of a write. Reload and upgrade are not built yet: SIGHUP and SIGUSR2 are taken, so that
-//! their default action doesn't end the process, and say so.
+//! is an error of a write. The hand-over is not built yet: SIGUSR2 is taken, so that its default action
+//! doesn't end the process, and says so.
 //!
 //! Deliberately not here: what a signal leads to ([`super::shutdown`], [`super::log`]).
 //! Tested below with real signals to this process.

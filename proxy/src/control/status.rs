@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::reload::Counts;
 use super::shutdown::Phase;
 use crate::pin::state::UpstreamState;
 use crate::setup::Setup;
@@ -20,6 +21,8 @@ pub struct Status {
     pub cores: Vec<CoreStatus>,
     /// The first look at DNS names isn't over yet.
     pub resolving: bool,
+    /// Reloads so far.
+    pub reloads: Counts,
     /// The configuration that holds.
     pub setup: Arc<Setup>,
     /// By service, then upstream, of that configuration.

@@ -9,6 +9,8 @@
 //!
 //! Deliberately no I/O here but messages. Tested with the rest of `control`.
 
+mod take_up;
+
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +27,8 @@ use tokio::time::MissedTickBehavior;
 use super::desk::{Command, Desk};
 use super::health::{self, Board, Report};
 use super::journal::Journal;
-use super::log::{LogCounters, LogWriter};
+use super::log::{LogCounters, LogWriter, Opened};
+use super::reload::{Prepared, Reloader};
 use super::resolve::{self, NameId, Names};
 use super::shutdown::{Ending, Exit, Input, Output, Phase};
 use super::signals::{Caught, Signals};
@@ -65,6 +68,7 @@ enum Woken {
     Command(Command),
     Report(Report),
     Name(NameId, resolve::Answer),
+    Prepared(Result<Prepared, Vec<String>>),
     LogBuffer(usize, Vec<u8>),
     Tick,
     Deadline,
@@ -74,7 +78,6 @@ enum Woken {
 pub(super) struct Loop {
     shared: Arc<Shared>,
     /// The configuration that holds, and who wants to know of it.
-    #[allow(dead_code, reason = "the reload is being built")]
     setups: Published<Arc<Setup>>,
     setup: Arc<Setup>,
     options: Options,
@@ -84,10 +87,14 @@ pub(super) struct Loop {
     board: Board,
     reports: mpsc::Receiver<Report>,
     names: Names,
-    #[allow(dead_code, reason = "the reload is being built")]
     answer: mpsc::Sender<(NameId, resolve::Answer)>,
     answers: mpsc::Receiver<(NameId, resolve::Answer)>,
+    reloader: Reloader,
+    prepared: mpsc::Sender<Result<Prepared, Vec<String>>>,
+    preparations: mpsc::Receiver<Result<Prepared, Vec<String>>>,
     pub(super) log: Option<LogWriter>,
+    /// Where it goes once all cores have taken up the configuration that says so.
+    next_log: Option<Opened>,
     log_counters: Arc<LogCounters>,
     ending: Ending,
     watch: Watch,
@@ -107,6 +114,8 @@ impl Loop {
     ) -> Self {
         let (report, reports) = mpsc::channel(REPORTS);
         let (answer, answers) = mpsc::channel(REPORTS);
+        let (prepared, preparations) = mpsc::channel(1);
+        let reloader = Reloader::new(options.files.clone());
         let setup = Arc::clone(&setups.borrow());
         let mut names = Names::default();
         names.reload(&setup, &answer);
@@ -129,7 +138,11 @@ impl Loop {
             names,
             answer,
             answers,
+            reloader,
+            prepared,
+            preparations,
             log,
+            next_log: None,
         }
     }
 
@@ -182,6 +195,7 @@ impl Loop {
                 => Woken::Deadline,
             Some(report) = self.reports.recv() => Woken::Report(report),
             Some((id, answer)) = self.answers.recv() => Woken::Name(id, answer),
+            Some(prepared) = self.preparations.recv() => Woken::Prepared(prepared),
             (core, buffer) = spent => Woken::LogBuffer(core, buffer),
             Some(command) = commands.recv() => Woken::Command(command),
             () = tokio::task::yield_now(), if busy => Woken::Mesh,
@@ -197,6 +211,7 @@ impl Loop {
             Woken::Command(command) => self.command(command),
             Woken::Report(report) => self.board.report(report),
             Woken::Name(id, answer) => self.name(id, answer),
+            Woken::Prepared(prepared) => self.prepared(prepared),
             Woken::LogBuffer(core, buffer) => self.local.send(core, Message::LogBuffer(buffer)),
             Woken::Tick => self.tick(),
         }
@@ -223,7 +238,11 @@ impl Loop {
             Message::Ready => {
                 self.watch.ready(from);
             }
-            Message::Reloaded { .. } => {}
+            Message::Reloaded { number } => {
+                if self.reloader.taken(from, number) {
+                    self.switch_log();
+                }
+            }
             Message::Drained => {
                 self.watch.drained(from);
                 self.ending
@@ -247,6 +266,9 @@ impl Loop {
 
     /// Does what follows from all that was taken in. `Some`: the process is to end.
     fn settle(&mut self) -> Option<Exit> {
+        if self.reloader.again() {
+            self.reload(None);
+        }
         let (local, journal, cores) = (&self.local, &mut self.journal, self.shared.cores);
         self.board.turn(|changed| {
             let health::Changed {
@@ -322,7 +344,7 @@ impl Loop {
             Caught::Reload if self.options.at_terminal && !io::stdin().is_terminal() => {
                 self.stop(true)
             }
-            Caught::Reload => say::warn("SIGHUP: reload is not built yet; nothing changes"),
+            Caught::Reload => self.reload(None),
             Caught::Upgrade => {
                 say::warn("SIGUSR2: handing over to a new binary is not built yet; nothing changes")
             }
@@ -362,6 +384,7 @@ impl Loop {
                     let _ = reply.send(known);
                 }
             }
+            Command::Reload(reply) => self.reload(Some(reply)),
             Command::Ask { core, ask, reply } => self.ask(core, ask, reply),
         }
     }
@@ -397,6 +420,14 @@ impl Loop {
     }
 
     fn tick(&mut self) {
+        if let Some(late) = self.reloader.late(Instant::now()) {
+            for core in late {
+                say::warn(format!(
+                    "core {core} has not taken the new configuration up yet"
+                ));
+            }
+            self.switch_log();
+        }
         let metrics = &self.shared.metrics;
         let turns = |core: usize| metrics.get(core).map_or(0, |core| core.get(Metric::Turns));
         self.watch.tick(turns, |core, change| match change {
@@ -411,6 +442,7 @@ impl Loop {
             phase: self.ending.phase(),
             cores: self.watch.status(),
             resolving: !self.names.settled(),
+            reloads: self.reloader.counts(),
             setup: Arc::clone(&self.setup),
             upstreams: self.board.status(),
             counts: ControlCounts {

@@ -12,4 +12,5 @@ mod hostile;
 mod http1;
 mod http2;
 mod itself;
+mod reload;
 mod sessions;

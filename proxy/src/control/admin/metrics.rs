@@ -371,6 +371,26 @@ fn control(out: &mut Exposition, shared: &Shared, status: &Status) {
         "Connections to the admin endpoint closed at once because there were too many.",
         counts.admin_refused,
     );
+    let reloads = &status.reloads;
+    single(
+        "gateway_configuration_number",
+        Gauge,
+        "Configurations that the process has gone by, the first included.",
+        status.setup.number,
+    );
+    single(
+        "gateway_reload_last_success_timestamp_seconds",
+        Gauge,
+        "When the configuration that holds was taken, in seconds since 1970.",
+        reloads.at,
+    );
+    out.family(
+        "gateway_reloads_total",
+        Counter,
+        "Reloads of the configuration, by result.",
+    );
+    out.sample(&[("result", "ok")], reloads.done);
+    out.sample(&[("result", "failed")], reloads.failed);
     out.family(
         "gateway_build_info",
         Gauge,

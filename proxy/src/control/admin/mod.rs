@@ -30,10 +30,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, body::Body};
 use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -43,7 +43,7 @@ use tokio::sync::Semaphore;
 
 use self::error::ApiError;
 use self::guard::Guard;
-use super::desk::Desk;
+use super::desk::{Desk, Unanswered};
 use super::process;
 use crate::log;
 
@@ -67,7 +67,18 @@ const HEAD: usize = 32 * 1024;
 pub struct Admin {
     /// To the control loop.
     pub desk: Desk,
-    guard: Arc<Guard>,
+    /// Where the endpoint really listens.
+    address: SocketAddr,
+}
+
+impl Admin {
+    /// The checks, by the configuration that holds now: its token may have changed.
+    fn check(&self, method: &Method, headers: &HeaderMap, open: bool) -> Result<(), ApiError> {
+        match &self.desk.setup().plan.admin {
+            Some(admin) => Guard::new(self.address, admin).check(method, headers, open),
+            None => Err(no_such_path()),
+        }
+    }
 }
 
 /// Who sent a request; an extension of it.
@@ -79,11 +90,8 @@ struct Peer(SocketAddr);
 pub struct Audit(pub String);
 
 /// The endpoint's routes, with all checks around them.
-pub fn router(desk: Desk, guard: Guard) -> Router {
-    let admin = Admin {
-        desk,
-        guard: Arc::new(guard),
-    };
+pub fn router(desk: Desk, address: SocketAddr) -> Router {
+    let admin = Admin { desk, address };
     let router = Router::new()
         .route("/", get(index))
         .route("/healthz", get(probes::healthz))
@@ -97,6 +105,7 @@ pub fn router(desk: Desk, guard: Guard) -> Router {
             "/api/sessions/{sid}",
             get(sessions::get).delete(sessions::delete),
         )
+        .route("/api/reload", post(reload))
         .route("/api/upstreams", get(upstreams::list))
         .route(
             "/api/upstreams/{service}/{id}",
@@ -123,7 +132,7 @@ async fn around(State(admin): State<Admin>, request: Request, next: Next) -> Res
         .get::<Peer>()
         .map_or_else(|| "?".to_owned(), |peer| peer.0.to_string());
     let open = matches!(path.as_str(), "/healthz" | "/readyz");
-    let mut response = match admin.guard.check(&method, request.headers(), open) {
+    let mut response = match admin.check(&method, request.headers(), open) {
         Err(error) => error.into_response(),
         Ok(()) => match tokio::time::timeout(HANDLER_TIME, next.run(request)).await {
             Ok(response) => response,
@@ -173,6 +182,7 @@ async fn index() -> Response {
          DELETE /api/sessions/{sid}\n\
          DELETE /api/sessions?<indexed field>=<value>\n\
          GET    /api/upstreams\n\
+         POST   /api/reload\n\
          PUT    /api/upstreams/{service}/{id}  {\"state\": \"ready|drain|maint|down\"}\n"
     );
     plain(StatusCode::OK, text.to_owned())
@@ -189,6 +199,37 @@ async fn scrape(State(admin): State<Admin>) -> Result<Response, ApiError> {
     }
     let body = metrics::body(&admin.desk.shared, &status, &process::read());
     Ok(([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], body).into_response())
+}
+
+/// POST /api/reload
+async fn reload(State(admin): State<Admin>) -> Result<Response, ApiError> {
+    let outcome = admin
+        .desk
+        .reload()
+        .await
+        .map_err(|unanswered| match unanswered {
+            Unanswered::Late => ApiError::unavailable("the reload is still under way"),
+            busy => busy.into(),
+        })?;
+    let mut response = match outcome {
+        Ok(done) => error::json(
+            StatusCode::OK,
+            &serde_json::json!({
+                "configuration": done.number,
+                "changed": done.changed,
+                "warnings": done.warnings,
+            }),
+        ),
+        Err(errors) => error::json(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &serde_json::json!({
+                "error": "the configuration stays as it was",
+                "errors": errors,
+            }),
+        ),
+    };
+    response.extensions_mut().insert(Audit("reload".to_owned()));
+    Ok(response)
 }
 
 /// A plain answer.

@@ -80,6 +80,7 @@ mod tests {
     use holdfast_config::{Mode, Source, load};
 
     use super::*;
+    use crate::control::reload::Reloader;
     use crate::control::status::{ControlCounts, CoreStatus};
     use crate::setup::Setup;
 
@@ -101,6 +102,7 @@ mod tests {
             phase,
             cores: cores.iter().map(core).collect(),
             resolving,
+            reloads: Reloader::new(Vec::new()).counts(),
             setup: Arc::new(Setup::first(plan(), 2)),
             upstreams: Vec::new(),
             counts: ControlCounts::default(),

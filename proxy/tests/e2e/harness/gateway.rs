@@ -383,6 +383,38 @@ impl Gateway {
         );
     }
 
+    /// Writes its configuration file anew, from what stands under `gateway:`.
+    pub fn rewrite(&self, body: &str) {
+        std::fs::write(self.file("config-0.yaml"), complete(body)).expect("the file");
+    }
+
+    /// The same, and takes it up.
+    #[track_caller]
+    pub fn reload(&self, body: &str) -> Response {
+        self.rewrite(body);
+        self.api_write("POST", "/api/reload", "").expect(200)
+    }
+
+    /// The errors of a file that must not be taken.
+    #[track_caller]
+    pub fn reload_refused(&self, body: &str) -> Vec<String> {
+        self.rewrite(body);
+        let answer = self.api_write("POST", "/api/reload", "").expect(422).json();
+        let errors = answer["errors"].as_array().expect("errors");
+        let text = |error: &serde_json::Value| error.as_str().expect("a text").to_owned();
+        errors.iter().map(text).collect()
+    }
+
+    /// Where it said last that it listens.
+    #[track_caller]
+    pub fn newest_listener(&self) -> SocketAddr {
+        let lines = self.stderr.all();
+        let mut all = lines
+            .iter()
+            .filter_map(|l| address_after(l, "listening on "));
+        all.next_back().expect("a line that says where it listens")
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
