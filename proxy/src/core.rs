@@ -376,6 +376,14 @@ impl Core {
         }
     }
 
+    /// Counts connections that came (or went).
+    pub fn opened(&self, change: isize) {
+        let open = self.open.get().saturating_add_signed(change);
+        self.open.set(open);
+        // Other cores look at it before they send a connection here.
+        self.metrics().set(Metric::ConnectionsOpen, open as u64);
+    }
+
     /// Waits until something holds that a message may change.
     pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
         poll_fn(|cx| {
@@ -429,6 +437,7 @@ impl Core {
             }
             Message::LogBuffer(buffer) => self.lines.returned(buffer),
             Message::Reload { setup, listeners } => self.reload(setup, listeners),
+            Message::Connection(moving) => accept::moving::arrive(self, *moving),
             Message::Drain => self.drain(),
             Message::End => {
                 self.lines.flush(self);
@@ -589,7 +598,6 @@ fn give_back(core: &Core) {
 
 fn gauges(core: &Core, generation: &Generation) {
     let metrics = core.metrics();
-    metrics.set(Metric::ConnectionsOpen, core.open.get() as u64);
     metrics.set(Metric::ConnectionsParked, core.lot.len() as u64);
     let idle: usize = generation.upstreams().map(|u| u.pool.len()).sum();
     metrics.set(Metric::UpstreamIdle, idle as u64);

@@ -92,6 +92,8 @@ pub enum Message {
         /// [`Setup::number`].
         number: u64,
     },
+    /// Data core to data core: a connection that goes home.
+    Connection(Box<crate::accept::moving::Moving>),
     /// Control to data core: stop accepting, finish what is in flight, close what is idle.
     Drain,
     /// Control to data core: end now.

@@ -5,7 +5,7 @@
 //! before it. Whatever ends a request early is a [`Refusal`](crate::deliver::page::Refusal), and
 //! becomes an answer in one place.
 
-use crate::accept::Conn;
+use crate::accept::{Conn, moving};
 use crate::core::Core;
 use crate::{deliver, forward, h2, identify, parse, pin, session};
 
@@ -20,6 +20,8 @@ pub enum Next {
     Linger,
     /// It is an HTTP/2 connection.
     Http2,
+    /// Nothing was done yet: the connection goes on at the core that owns its session.
+    Move(usize),
 }
 
 /// Serves the request whose first bytes are waiting on `conn`.
@@ -39,6 +41,9 @@ async fn path(
 ) -> Result<Next, deliver::page::Refusal> {
     let parsed = parse::read::read(core, conn, record).await?;
     let identified = identify::identify(core, conn, parsed, record)?;
+    if let Some(owner) = moving::destination(core, conn, &identified) {
+        return Ok(Next::Move(owner));
+    }
     let attached = session::attach(core, conn, identified, record).await?;
     let pinned = pin::stage::pin(core, conn, attached, record).await?;
     let answered = forward::forward(core, conn, pinned, record).await?;

@@ -78,7 +78,7 @@ fn runtime() -> Vec<Key> {
     rows.extend([
         key(p("busyPoll"), Duration, Is("0us"), "How long a core spins for completions before it sleeps; at most 1s.", Yes),
         key(p("maxConnections"), Int(1, 100_000_000), Is("100000"), "Client connections of the instance, split over its cores.", Yes),
-        key(p("migrateConnections"), Bool, Is("true"), "A connection moves to the core that owns its session.", No("moving connections between cores; they stay, and cores ask each other by message")),
+        key(p("migrateConnections"), Bool, Is("true"), "A connection moves to the core that owns its session.", Yes),
     ]);
     rows
 }

@@ -10,6 +10,7 @@
 //! but the time a head may take. Tested end to end, and the lot in the runtime crate.
 
 mod client;
+pub mod moving;
 pub mod proxied;
 
 use std::future::{Future, poll_fn};
@@ -193,7 +194,7 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
         return;
     }
     core.metrics().count(Metric::ConnectionsAccepted);
-    core.open.set(core.open.get() + 1);
+    core.opened(1);
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let loopback = core.listener_loopback(listener, &stream) && is_loopback(peer.ip());
     let conn = Conn::new(
@@ -249,7 +250,7 @@ pub async fn watch_lot(core: &'static Core) {
 /// Counts a connection that is gone.
 pub fn closed(core: &Core) {
     core.shared.connections.fetch_sub(1, Relaxed);
-    core.open.set(core.open.get() - 1);
+    core.opened(-1);
     core.left.set(core.left.get().saturating_add(1));
     core.check_drained();
 }
@@ -289,6 +290,7 @@ async fn run(core: &'static Core, mut conn: Conn) {
                 Box::pin(h2::run(core, conn)).await;
                 return closed(core);
             }
+            Wait::Move(owner) => return moving::send(core, conn, owner),
             Wait::End => break,
         }
     }
@@ -306,6 +308,7 @@ async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
             Next::Keep if core.draining.get() && conn.input.is_empty() => return Wait::End,
             Next::Keep => {}
             Next::Close => return Wait::End,
+            Next::Move(owner) => return Wait::Move(owner),
             Next::Linger => {
                 linger(conn).await;
                 return Wait::End;
@@ -349,6 +352,8 @@ enum Wait {
     Park,
     /// Go on as HTTP/2.
     Http2,
+    /// Go on at another core.
+    Move(usize),
     /// End.
     End,
 }

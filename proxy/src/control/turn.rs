@@ -254,6 +254,7 @@ impl Loop {
             | Message::Addresses { .. }
             | Message::LogBuffer(_)
             | Message::Reload { .. }
+            | Message::Connection(_)
             | Message::Drain
             | Message::End => {
                 static ASTRAY: say::Once = say::Once::new();

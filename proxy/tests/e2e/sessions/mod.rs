@@ -7,6 +7,7 @@ mod data;
 mod destroy;
 mod eviction;
 mod forwarding;
+mod home;
 mod lifetime;
 mod signed;
 mod sources;
