@@ -44,7 +44,7 @@ fn listeners(plan: &Plan, out: &mut String) {
     for l in &plan.listeners {
         let mut notes = Vec::new();
         if !l.tls.is_empty() {
-            notes.push(format!("TLS with {} certificate(s)", l.tls.len()));
+            notes.push(tls(l));
         }
         if l.proxy_protocol {
             notes.push("PROXY protocol".into());
@@ -81,6 +81,31 @@ fn listeners(plan: &Plan, out: &mut String) {
         ),
         None => line!(out, "  no admin"),
     }
+}
+
+/// `TLS 1.2 and 1.3 with 2 certificates, asks clients for one`.
+fn tls(l: &Listener) -> String {
+    let options = &l.tls_options;
+    let mut text = format!(
+        "TLS {} with {} certificate(s)",
+        if options.only_13 {
+            "1.3"
+        } else {
+            "1.2 and 1.3"
+        },
+        l.tls.len()
+    );
+    if options.client_ca.is_some() {
+        text.push_str(if options.client_optional {
+            ", clients may present one"
+        } else {
+            ", clients must present one"
+        });
+    }
+    if let Some(age) = options.hsts {
+        let _ = write!(text, ", HSTS for {}", show_duration(age));
+    }
+    text
 }
 
 /// A core's ring and spin time in words: `ring 4096, coopTaskrun on (must hold), …`.

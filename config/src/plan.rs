@@ -60,8 +60,10 @@ pub struct Plan {
 pub struct Listener {
     /// Address and port; port 0 lets the kernel choose.
     pub address: SocketAddr,
-    /// Certificates, if TLS ends here.
+    /// Certificates, if TLS ends here; the first is for names that none has.
     pub tls: Vec<Certificate>,
+    /// The rest of `tls`.
+    pub tls_options: TlsOptions,
     /// PROXY protocol required on every connection.
     pub proxy_protocol: bool,
     /// Peers whose forwarding headers are believed.
@@ -77,6 +79,21 @@ pub struct Certificate {
     pub certificate: PathBuf,
     /// PEM key.
     pub key: PathBuf,
+    /// DER of an OCSP response that goes along.
+    pub ocsp: Option<PathBuf>,
+}
+
+/// What holds for all certificates of a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// `minVersion` is 1.3.
+    pub only_13: bool,
+    /// `clientCa`: PEM of the authorities that sign clients' certificates.
+    pub client_ca: Option<PathBuf>,
+    /// `clientAuth: optional`: a client may come without a certificate.
+    pub client_optional: bool,
+    /// `hsts`: `max-age` of Strict-Transport-Security.
+    pub hsts: Option<Duration>,
 }
 
 /// An address block.
@@ -334,6 +351,9 @@ pub struct Control {
 pub struct UpstreamTls {
     pub server_name: Option<String>,
     pub ca: Option<PathBuf>,
+    /// A certificate of ours; with `key`, or neither.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// One routing rule, with the affinity that holds for it (the router's, overridden key by key).
@@ -509,6 +529,12 @@ pub const LOG_FIELDS: &[(&str, &str)] = &[
     ("upstreamUs", "microseconds until the response's head came"),
     ("userAgent", "User-Agent of the request"),
     ("referer", "Referer of the request"),
+    ("tlsVersion", "such as TLSv1.3, where TLS ends here"),
+    ("tlsCipher", "cipher suite"),
+    (
+        "tlsName",
+        "host name that the client asked for in its TLS hello",
+    ),
     ("error", "why the gateway itself answered"),
 ];
 

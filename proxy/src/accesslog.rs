@@ -114,6 +114,9 @@ pub enum Field {
     UpstreamTime,
     UserAgent,
     Referer,
+    TlsVersion,
+    TlsCipher,
+    TlsName,
     Error,
 }
 
@@ -144,6 +147,9 @@ pub const FIELDS: &[(Field, &str, bool)] = &[
     (Field::UpstreamTime, "upstreamUs", true),
     (Field::UserAgent, "userAgent", false),
     (Field::Referer, "referer", false),
+    (Field::TlsVersion, "tlsVersion", false),
+    (Field::TlsCipher, "tlsCipher", false),
+    (Field::TlsName, "tlsName", false),
     (Field::Error, "error", false),
 ];
 
@@ -358,10 +364,24 @@ impl Source<'_> {
                 }
             }
             Field::Session => out.put(record.session.as_bytes()),
+            Field::TlsVersion | Field::TlsCipher | Field::TlsName => self.of_tls(field, out),
             Field::Error if record.truncated => out.put(b"the upstream's answer broke off"),
             Field::Error => out.put(record.error.as_bytes()),
             _ if record.parsed => self.of_head(field, json, out),
             _ => {}
+        }
+    }
+
+    fn of_tls(&self, field: Field, out: &mut Vec<u8>) {
+        let Some(secured) = &self.conn.secured else {
+            return;
+        };
+        let facts = &secured.facts;
+        match field {
+            Field::TlsVersion => out.put(facts.version_name().as_bytes()),
+            Field::TlsCipher => out.put(facts.suite_name().as_bytes()),
+            // Letters, digits, dots and the like: it was checked when it was read.
+            _ => out.put(facts.server_name.as_deref().unwrap_or_default().as_bytes()),
         }
     }
 

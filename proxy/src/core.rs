@@ -532,8 +532,7 @@ impl Core {
             upstream.pool.clear();
         }
         for parked in self.lot.drain() {
-            drop(parked);
-            accept::closed(self);
+            accept::dismiss(self, parked);
         }
         self.wake();
         self.check_drained();

@@ -34,6 +34,7 @@ use crate::pin::rules::Router;
 use crate::pin::state::UpstreamState;
 use crate::session::headers::HeaderNames;
 use crate::setup::{Endpoint, Setup, UpstreamId};
+use crate::tls::{Client, Server};
 
 /// Least bounds on the head of a response, whatever `limits` says of requests: an upstream is not a
 /// stranger, and many Set-Cookie lines are usual.
@@ -100,9 +101,11 @@ pub struct ServiceCore {
     pub state: RefCell<CoreState>,
     /// By position.
     pub upstreams: Box<[Rc<UpstreamCore>]>,
+    /// How they are spoken to by TLS, with the core's own memory of sessions.
+    tls: Option<Client>,
 }
 
-/// A listener's part: see [`Setup::listeners`]. Certificates of the listener belong here.
+/// A listener's part: see [`Setup::listeners`].
 #[derive(Debug)]
 pub struct ListenerCore {
     /// Bounds on the heads of its requests.
@@ -163,6 +166,7 @@ impl Generation {
             .enumerate()
             .map(|(i, (service, endpoints))| {
                 let mut made = ServiceCore::new(i, service, endpoints, core, cores);
+                made.tls = setup.client(i).map(|client| client.for_core());
                 if let Some(old) = old {
                     made.resume(old, now_ms);
                 }
@@ -217,6 +221,23 @@ impl Generation {
     #[inline]
     pub fn listener(&self, place: u16) -> &plan::Listener {
         &self.setup.listeners[place as usize].options
+    }
+
+    /// TLS of a place, if it is spoken there.
+    #[inline]
+    pub fn tls(&self, place: u16) -> Option<&Arc<Server>> {
+        self.setup.listeners[place as usize].tls.as_ref()
+    }
+
+    /// TLS towards an upstream, if it is spoken there.
+    #[inline]
+    pub fn client(&self, at: UpstreamRef) -> Option<&Client> {
+        self.services[at.service as usize].tls.as_ref()
+    }
+
+    /// Whether any service is spoken to by TLS.
+    pub fn has_clients(&self) -> bool {
+        self.services.iter().any(|s| s.tls.is_some())
     }
 
     /// The service of a rule.
@@ -280,6 +301,7 @@ impl ServiceCore {
                 .iter()
                 .map(|e| UpstreamCore::new(e, core))
                 .collect(),
+            tls: None,
         }
     }
 
@@ -290,6 +312,10 @@ impl ServiceCore {
                 continue;
             };
             *upstream = Rc::clone(&service.upstreams[known]);
+            if self.tls.is_some() || service.tls.is_some() {
+                // They were made with what may no longer be trusted, or not by TLS at all.
+                upstream.pool.clear();
+            }
             let state = service.candidates.borrow()[known].state;
             self.candidates.borrow_mut()[at].state = state;
             let mut ours = self.state.borrow_mut();

@@ -27,3 +27,4 @@ pub mod session;
 pub mod setup;
 pub mod shared;
 pub mod text;
+pub mod tls;

@@ -20,6 +20,7 @@ use holdfast_config::plan::{self, Plan};
 
 use crate::metrics::{RouteMetrics, UpstreamMetrics};
 use crate::session::create::Limiter;
+use crate::tls::{Built, Client, Server};
 
 /// Listeners that a process can have had: one that is taken away keeps its place.
 pub const MAX_LISTENERS: usize = 4096;
@@ -50,6 +51,8 @@ pub struct Place {
     nth: usize,
     /// It takes connections.
     pub serving: bool,
+    /// TLS, where it is spoken: certificates and policy.
+    pub tls: Option<Arc<Server>>,
 }
 
 /// Where a name leads, as far as that is known.
@@ -70,21 +73,34 @@ pub struct Setup {
     pub listeners: Box<[Place]>,
     /// `creation.limit`, over all cores.
     pub limiter: Option<Arc<Limiter>>,
+    /// By service: TLS towards its upstreams.
+    clients: Box<[Option<Arc<Client>>]>,
     next_id: u32,
 }
 
 impl Setup {
-    /// The first configuration of a process.
-    pub fn first(plan: Arc<Plan>, cores: usize) -> Self {
-        Self::make(plan, cores, None, &|_, _| None)
+    /// The first configuration of a process. `tls` is what was [built](crate::tls::build_all) of the plan.
+    pub fn first(plan: Arc<Plan>, cores: usize, tls: Built) -> Self {
+        Self::make(plan, cores, tls, None, &|_, _| None)
     }
 
     /// The configuration after this one. `resolve` says where a name leads, as far as that is known.
-    pub fn next(&self, plan: Arc<Plan>, cores: usize, resolve: Resolve<'_>) -> Self {
-        Self::make(plan, cores, Some(self), resolve)
+    pub fn next(&self, plan: Arc<Plan>, cores: usize, tls: Built, resolve: Resolve<'_>) -> Self {
+        Self::make(plan, cores, tls, Some(self), resolve)
     }
 
-    fn make(plan: Arc<Plan>, cores: usize, old: Option<&Self>, resolve: Resolve<'_>) -> Self {
+    /// TLS towards the upstreams of a service.
+    pub fn client(&self, service: usize) -> Option<&Client> {
+        self.clients.get(service)?.as_deref()
+    }
+
+    fn make(
+        plan: Arc<Plan>,
+        cores: usize,
+        tls: Built,
+        old: Option<&Self>,
+        resolve: Resolve<'_>,
+    ) -> Self {
         let mut next_id = old.map_or(0, |old| old.next_id);
         let mut endpoint = |service: &plan::Service, upstream: &plan::Upstream| {
             if let Some(known) = old.and_then(|old| old.endpoint(service, upstream)) {
@@ -118,7 +134,12 @@ impl Setup {
             number: old.map_or(1, |old| old.number + 1),
             routes: plan.rules.iter().map(route).collect(),
             endpoints,
-            listeners: places(&plan.listeners, old.map_or(&[], |old| &old.listeners)),
+            listeners: places(
+                &plan.listeners,
+                &tls.listeners,
+                old.map_or(&[], |old| &old.listeners),
+            ),
+            clients: tls.services.into_boxed_slice(),
             limiter: limiter(&plan, old),
             next_id,
             plan,
@@ -159,7 +180,11 @@ impl Setup {
 
 /// Places for the listeners of a plan. Those that were there keep theirs; of those that are gone the
 /// place stays, for the connections that came by it.
-fn places(listeners: &[plan::Listener], old: &[Place]) -> Box<[Place]> {
+fn places(
+    listeners: &[plan::Listener],
+    tls: &[Option<Arc<Server>>],
+    old: &[Place],
+) -> Box<[Place]> {
     let mut places: Vec<Place> = old.to_vec();
     for place in &mut places {
         place.serving = false;
@@ -174,6 +199,7 @@ fn places(listeners: &[plan::Listener], old: &[Place]) -> Box<[Place]> {
             options: options.clone(),
             nth,
             serving: true,
+            tls: tls.get(i).cloned().flatten(),
         };
         let known = |p: &&mut Place| p.options.address == options.address && p.nth == nth;
         match places.iter_mut().find(known) {
@@ -230,6 +256,7 @@ mod tests {
 ",
             ),
             2,
+            Built::default(),
         );
         assert_eq!(ids(&first), [vec![0, 1], vec![2]]);
         first.endpoints[0][1].active.store(7, Relaxed);
@@ -242,6 +269,7 @@ mod tests {
 ",
             ),
             2,
+            Built::default(),
             &|_, _| None,
         );
         assert_eq!(ids(&second), [vec![3], vec![4, 1]]);
@@ -249,7 +277,7 @@ mod tests {
         assert_eq!((first.number, second.number), (1, 2));
         assert!(second.has(UpstreamId(1)) && !second.has(UpstreamId(0)));
         // One that comes back is another: its connections were closed.
-        let third = second.next(Arc::clone(&first.plan), 2, &|_, _| None);
+        let third = second.next(Arc::clone(&first.plan), 2, Built::default(), &|_, _| None);
         assert_eq!(ids(&third), [vec![5, 1], vec![6]]);
     }
 
@@ -265,11 +293,13 @@ mod tests {
         let first = Setup::first(
             rules("{ id: x, path: /x, serviceName: s }, { id: y, path: /y, serviceName: s }"),
             1,
+            Built::default(),
         );
         first.routes[1][0].finished(200, 1);
         let second = first.next(
             rules("{ id: y, path: /other, serviceName: s }, { id: z, path: /z, serviceName: s }"),
             1,
+            Built::default(),
             &|_, _| None,
         );
         assert!(Arc::ptr_eq(&first.routes[1], &second.routes[0]));
@@ -292,14 +322,28 @@ mod tests {
             let of = |p: &Place| (p.options.address.port(), p.serving);
             setup.listeners.iter().map(of).collect()
         };
-        let first = Setup::first(listeners(&["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:5"]), 1);
+        let first = Setup::first(
+            listeners(&["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:5"]),
+            1,
+            Built::default(),
+        );
         assert_eq!(shown(&first), [(0, true), (0, true), (5, true)]);
-        let second = first.next(listeners(&["127.0.0.1:6", "127.0.0.1:0"]), 1, &|_, _| None);
+        let second = first.next(
+            listeners(&["127.0.0.1:6", "127.0.0.1:0"]),
+            1,
+            Built::default(),
+            &|_, _| None,
+        );
         assert_eq!(
             shown(&second),
             [(0, true), (0, false), (5, false), (6, true)]
         );
-        let third = second.next(listeners(&["127.0.0.1:5", "127.0.0.1:6"]), 1, &|_, _| None);
+        let third = second.next(
+            listeners(&["127.0.0.1:5", "127.0.0.1:6"]),
+            1,
+            Built::default(),
+            &|_, _| None,
+        );
         assert_eq!(
             shown(&third),
             [(0, false), (0, false), (5, true), (6, true)]

@@ -229,6 +229,15 @@ impl Buffer {
         }
     }
 
+    /// A copy of the filled part in memory of just its size.
+    pub fn exact(&self) -> Self {
+        Self {
+            memory: self.as_slice().into(),
+            start: 0,
+            end: self.len(),
+        }
+    }
+
     /// Makes room for `n` more bytes: moves the filled part to the front, or grows to at least twice
     /// the size, where needed.
     #[inline]

@@ -6,7 +6,7 @@
 //! At boot: [`probe`] finds out what the kernel allows, [`topology`] which CPUs there are, [`socket`]
 //! binds the listeners, [`mesh`] makes the ways between threads, [`data_core`] and
 //! [`replication_core`] start the threads. In traffic: [`stream`], [`buffers`], [`deadline`],
-//! [`parking`], [`splice`].
+//! [`parking`], [`splice`], [`tls`].
 
 pub mod buffers;
 pub mod bytes;
@@ -30,6 +30,7 @@ pub mod stall;
 pub mod stream;
 #[cfg(test)]
 mod test_util;
+pub mod tls;
 pub mod topology;
 pub mod yielder;
 

@@ -10,8 +10,12 @@
 //! much was sent: wait for them, and let a deadline end them. A dropped stream is closed when the core
 //! next turns, not at once.
 //!
-//! It deliberately has no buffering and no timers of its own. TLS is to become a further kind behind
-//! the same methods. Tested by `tests/streams.rs`, on both drivers.
+//! A stream that speaks TLS ([`crate::tls`]) has the same methods: they read and write data, `readable`
+//! knows what was read and not opened, `shutdown` says close_notify, and an end without close_notify is
+//! an error.
+//!
+//! It deliberately has no buffering (but for parts of TLS records) and no timers of its own. Tested by
+//! `tests/streams.rs` and `tests/tls.rs`, on both drivers.
 
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::fmt;
@@ -28,6 +32,7 @@ use monoio::utils::is_legacy;
 use crate::buffers::Buffer;
 use crate::data_core::activity;
 use crate::deadline::{Expire, Slot};
+use crate::tls::{Channel, Fault, Took};
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,6 +67,40 @@ pub struct Stream {
     /// Splices at work, which need the socket not to block.
     splices: Cell<u16>,
     nonblocking: Cell<bool>,
+    /// Where it speaks TLS.
+    tls: Option<Box<Channel>>,
+}
+
+/// A stream taken apart: plain data that may go to another thread, or wait without a task. Dropping it
+/// closes the connection without a word.
+#[derive(Debug)]
+pub struct Frozen {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// Its state of TLS, bytes that were read and not used included.
+    pub tls: Option<Box<Channel>>,
+}
+
+impl Frozen {
+    /// Closes it, with close_notify where it speaks TLS.
+    pub fn close(self) {
+        if let Some(last) = self.tls.as_ref().and_then(|tls| tls.farewell(None)) {
+            send_now(self.fd.as_raw_fd(), last.as_slice());
+        }
+    }
+}
+
+/// Sends what the socket takes at once. For the last words of a connection: nobody waits for them.
+fn send_now(fd: RawFd, bytes: &[u8]) {
+    // SAFETY: the pointer and length are those of `bytes`.
+    unsafe {
+        libc::send(
+            fd,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
 }
 
 /// Calls `$method` of whatever kind the stream is.
@@ -82,7 +121,51 @@ impl Stream {
             pending: Cell::new(0),
             splices: Cell::new(0),
             nonblocking: Cell::new(is_legacy()),
+            tls: None,
         }
+    }
+
+    /// From now on it speaks TLS, after a handshake over it.
+    pub(crate) fn secure(&mut self, channel: Channel) {
+        self.tls = Some(Box::new(channel));
+    }
+
+    /// Whether bytes go through as they are. Only such a stream may be spliced.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
+    }
+
+    /// Gives back what memory it holds and does not need while it idles. [`Stream::readable`] does too.
+    pub fn release(&self) {
+        if let Some(tls) = &self.tls {
+            tls.release();
+        }
+    }
+
+    /// Takes it apart. No read or write may be in flight, as for [`Stream::into_fd`].
+    ///
+    /// # Errors
+    /// Those of [`Stream::into_fd`].
+    pub fn freeze(mut self) -> io::Result<Frozen> {
+        let tls = self.tls.take();
+        if let Some(tls) = &tls {
+            tls.shrink();
+        }
+        Ok(Frozen {
+            fd: self.into_fd()?,
+            tls,
+        })
+    }
+
+    /// Puts it together again, on this thread.
+    ///
+    /// # Errors
+    /// Those of [`Stream::from_fd`].
+    pub fn thaw(frozen: Frozen) -> io::Result<Self> {
+        let mut stream = Self::from_fd(frozen.fd)?;
+        stream.tls = frozen.tls;
+        Ok(stream)
     }
 
     /// Connects, within `timeout` (of monoio's timer; `Duration::MAX` for none). A TCP socket gets
@@ -140,7 +223,7 @@ impl Stream {
         Ok((Self::from_fd(a.into())?, Self::from_fd(b.into())?))
     }
 
-    /// Gives the descriptor away. No read or write may be in flight: its bytes would be lost. A
+    /// Gives the descriptor away, which ends a TLS connection: see [`Stream::freeze`]. No read or write may be in flight: its bytes would be lost. A
     /// `readable` that was dropped may still be on its way out of the ring; then the descriptor is
     /// duplicated (0.4 µs), which is what can fail.
     ///
@@ -150,6 +233,7 @@ impl Stream {
         let Self {
             slot, io, pending, ..
         } = self;
+        // Before the descriptor goes.
         drop(slot);
         let io = io.into_inner();
         if pending.get() > 0 {
@@ -201,11 +285,22 @@ impl Stream {
         activity();
     }
 
-    /// Waits until there is something to read: bytes, the end, or an error. May be dropped.
+    /// Waits until there is something to read: bytes, the end, or an error. May be dropped. Of TLS it may
+    /// be a part of a record, or one that holds no data: then a read still waits.
     ///
     /// # Errors
     /// The driver's own; the socket's error is left for the read.
     pub async fn readable(&self) -> io::Result<()> {
+        if let Some(tls) = &self.tls {
+            if tls.is_ready() {
+                return Ok(());
+            }
+            tls.release();
+        }
+        self.raw_readable().await
+    }
+
+    async fn raw_readable(&self) -> io::Result<()> {
         self.begin();
         let result = on_io!(self, io => io.readable(false).await);
         self.end();
@@ -227,10 +322,53 @@ impl Stream {
     ///
     /// # Errors
     /// The kernel's; `InvalidInput` for a buffer without spare room, which could not be told from the end.
-    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+    /// Of TLS also `UnexpectedEof` for an end without close_notify, `InvalidData` for a peer that breaks
+    /// the rules (it was sent the alert), and `ConnectionAborted` for an alert of its own.
+    pub async fn read(&self, buffer: Buffer) -> (io::Result<usize>, Buffer) {
         if buffer.spare_len() == 0 {
             return (Err(io::ErrorKind::InvalidInput.into()), buffer);
         }
+        match &self.tls {
+            None => self.raw_read(buffer).await,
+            Some(tls) => self.tls_read(tls, buffer).await,
+        }
+    }
+
+    async fn tls_read(&self, tls: &Channel, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        loop {
+            match tls.take(&mut buffer) {
+                Ok(Took::Bytes(n)) => return (Ok(n), buffer),
+                Ok(Took::End) => return (Ok(0), buffer),
+                Ok(Took::More) => {}
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        self.last_words(tls, tls.fault());
+                    }
+                    return (Err(error), buffer);
+                }
+            }
+            let carry = match tls.begin_read(buffer.spare_len()) {
+                Ok(carry) => carry,
+                Err(error) => return (Err(error), buffer),
+            };
+            let (read, carry) = self.raw_read(carry).await;
+            tls.end_read(carry);
+            match read {
+                Ok(0) => return (Err(io::ErrorKind::UnexpectedEof.into()), buffer),
+                Ok(_) => {}
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+    }
+
+    /// Says what TLS says last, if it can be said at once.
+    fn last_words(&self, tls: &Channel, fault: Option<Fault>) {
+        if let Some(last) = tls.farewell(fault) {
+            send_now(self.raw_fd(), last.as_slice());
+        }
+    }
+
+    async fn raw_read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
         loop {
             self.settle();
             self.begin();
@@ -243,7 +381,7 @@ impl Stream {
             buffer = back;
             match result {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if let Err(e) = self.readable().await {
+                    if let Err(e) = self.raw_readable().await {
                         return (Err(e), buffer);
                     }
                 }
@@ -257,8 +395,37 @@ impl Stream {
     /// not sent.
     ///
     /// # Errors
-    /// The kernel's.
-    pub async fn write_all(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
+    /// The kernel's. Of TLS also `BrokenPipe` after [`Stream::shutdown`], or after a write that was dropped.
+    pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
+        match &self.tls {
+            None => self.raw_write_all(buffer).await,
+            Some(tls) => self.tls_write_all(tls, buffer).await,
+        }
+    }
+
+    async fn tls_write_all(&self, tls: &Channel, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
+        if buffer.is_empty() {
+            return (Ok(()), buffer);
+        }
+        if !tls.begin_write() {
+            return (Err(io::ErrorKind::BrokenPipe.into()), buffer);
+        }
+        while !buffer.is_empty() {
+            let sealed = match tls.seal(&mut buffer) {
+                Ok(sealed) => sealed,
+                Err(error) => return (Err(error), buffer),
+            };
+            // After a failure the records' order is lost: no `end_write`, so that nothing follows.
+            if let (Err(error), _) = self.raw_write_all(sealed).await {
+                return (Err(error), buffer);
+            }
+        }
+        tls.end_write();
+        buffer.clear();
+        (Ok(()), buffer)
+    }
+
+    async fn raw_write_all(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
         while !buffer.is_empty() {
             self.settle();
             self.begin();
@@ -341,11 +508,15 @@ impl Stream {
         matches!(self.io(), Io::Unix(_))
     }
 
-    /// Ends one direction or both.
+    /// Ends one direction or both. Of TLS, `Write` says close_notify before, which tells the other side
+    /// that it has all; `Both` does not: it breaks off.
     ///
     /// # Errors
     /// The kernel's: mostly `NotConnected`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if let (Some(tls), Shutdown::Write) = (&self.tls, how) {
+            self.last_words(tls, None);
+        }
         socket2::SockRef::from(self).shutdown(how)
     }
 
@@ -358,8 +529,38 @@ impl Stream {
     }
 
     /// Whether an idle connection is of no more use: closed by the other side, in error, or with
-    /// bytes that nobody asked for. Doesn't wait and takes nothing.
+    /// bytes that nobody asked for. Doesn't wait and takes nothing, but messages of TLS itself.
     pub fn peek_stale(&self) -> bool {
+        let Some(tls) = &self.tls else {
+            return self.raw_peek_stale();
+        };
+        if tls.is_ready() {
+            return true;
+        }
+        while self.raw_peek_stale() {
+            let Ok(mut carry) = tls.begin_read(0) else {
+                return true;
+            };
+            let spare = carry.spare();
+            // SAFETY: the pointer and length are those of the spare part.
+            let got = unsafe {
+                libc::recv(
+                    self.raw_fd(),
+                    spare.as_mut_ptr().cast(),
+                    spare.len(),
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            let n = usize::try_from(got).unwrap_or(0);
+            carry.advance(n);
+            if !tls.take_idle(carry) || n == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn raw_peek_stale(&self) -> bool {
         let mut byte = 0u8;
         // SAFETY: `byte` is one writable byte.
         let got = unsafe {
@@ -412,6 +613,7 @@ impl fmt::Debug for Stream {
         f.debug_struct("Stream")
             .field("fd", &self.raw_fd())
             .field("unix", &self.is_unix())
+            .field("tls", &self.tls.is_some())
             .finish()
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn listeners(gateway: &View<'_>, report: &mut Report) -> Vec<Listener
         return vec![Listener {
             address,
             tls: Vec::new(),
+            tls_options: TlsOptions::default(),
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
             raw_paths: false,
@@ -39,6 +40,7 @@ pub(super) fn listeners(gateway: &View<'_>, report: &mut Report) -> Vec<Listener
         list.push(Listener {
             address,
             tls: item.at("tls").items().iter().map(certificate).collect(),
+            tls_options: tls_options(&item, report),
             proxy_protocol: item.at("proxyProtocol").bool(),
             trusted_proxies: trusted_proxies(&item, report),
             raw_paths: item.at("pathPolicy").text().as_deref() == Some("raw"),
@@ -55,6 +57,37 @@ fn certificate(item: &View<'_>) -> Certificate {
     Certificate {
         certificate: path("certificate"),
         key: path("key"),
+        ocsp: item.at("ocsp").text().map(PathBuf::from),
+    }
+}
+
+fn tls_options(item: &View<'_>, report: &mut Report) -> TlsOptions {
+    let items = item.at("tls").items();
+    if item.at("tls").empty_list() {
+        item.at("tls")
+            .error(report, "at least one certificate is needed");
+    }
+    let Some(first) = items.first() else {
+        return TlsOptions::default();
+    };
+    for other in items.iter().skip(1) {
+        for name in ["minVersion", "clientCa", "clientAuth", "hsts"] {
+            if other.at(name).written() {
+                other.at(name).error(
+                    report,
+                    "holds for the whole listener: expected in the first item of the list",
+                );
+            }
+        }
+    }
+    if first.at("clientAuth").written() && !first.at("clientCa").written() {
+        first.at("clientAuth").error(report, "needs `clientCa`");
+    }
+    TlsOptions {
+        only_13: first.at("minVersion").text().as_deref() == Some("1.3"),
+        client_ca: first.at("clientCa").text().map(PathBuf::from),
+        client_optional: first.at("clientAuth").text().as_deref() == Some("optional"),
+        hsts: first.at("hsts").duration_if_written(),
     }
 }
 

@@ -87,10 +87,7 @@ fn service(item: &View<'_>, index: usize, report: &mut Report) -> Service {
             rotate: has("rotate"),
             destroy: has("destroy"),
         },
-        tls: item.at("tls").written().then(|| UpstreamTls {
-            server_name: item.at("tls.serverName").text(),
-            ca: item.at("tls.ca").text().map(PathBuf::from),
-        }),
+        tls: tls(&item.at("tls"), report),
         drain_timeout: item.at("drainTimeout").duration(),
         drain_rate: item.at("drainRate").int(),
         queue_timeout: item.at("queueTimeout").duration(),
@@ -215,6 +212,25 @@ fn health(view: &View<'_>, report: &mut Report) -> Option<HealthCheck> {
         healthy: view.at("healthy").int(),
         unhealthy: view.at("unhealthy").int(),
     })
+}
+
+fn tls(view: &View<'_>, report: &mut Report) -> Option<UpstreamTls> {
+    if !view.written() {
+        return None;
+    }
+    let path = |name: &str| view.at(name).text().map(PathBuf::from);
+    let tls = UpstreamTls {
+        server_name: view.at("serverName").text(),
+        ca: path("ca"),
+        certificate: path("certificate"),
+        key: path("key"),
+    };
+    for (name, other) in [("certificate", "key"), ("key", "certificate")] {
+        if view.at(name).written() && !view.at(other).written() {
+            view.at(name).error(report, format!("needs `{other}`"));
+        }
+    }
+    Some(tls)
 }
 
 fn passive(view: &View<'_>, report: &mut Report) -> Option<PassiveHealth> {

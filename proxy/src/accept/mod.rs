@@ -7,7 +7,10 @@
 //! under way, an entry of the lot while it idles; bytes read and not used are carried in
 //! [`Conn::input`] and looked at before anything is read; a connection is counted in
 //! `Shared::connections` from accept to close, parked or not. It deliberately knows nothing of HTTP
-//! but the time a head may take. Tested end to end, and the lot in the runtime crate.
+//! but the time a head may take. Tested end to end, and the lot in the runtime crate. Where the
+//! listener ends TLS, [`tls`] comes between accept and the first request.
+
+pub mod tls;
 
 mod client;
 pub mod moving;
@@ -18,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
@@ -25,9 +29,10 @@ use std::time::Duration;
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::cancel;
 use holdfast_runtime::deadline::Expire;
-use holdfast_runtime::parking::Why;
+use holdfast_runtime::parking::{self, Why};
 use holdfast_runtime::socket::{Accepted, Listener, is_exhausted};
-use holdfast_runtime::stream::Stream;
+use holdfast_runtime::stream::{Frozen, Stream};
+use holdfast_runtime::tls::Channel;
 
 pub use client::Client;
 
@@ -37,6 +42,7 @@ use crate::h2;
 use crate::metrics::Metric;
 use crate::parse::{HeadScan, RequestHead, ResponseHead};
 use crate::serve::{Next, serve};
+pub use tls::Secured;
 
 /// How long a connection waits with a task of its own before it is parked.
 const PARK_AFTER: Duration = Duration::from_secs(1);
@@ -62,6 +68,8 @@ pub struct Conn {
     pub loopback: bool,
     /// Requests begun.
     pub requests: u32,
+    /// Where it speaks TLS.
+    pub secured: Option<Arc<Secured>>,
     /// Bytes read and not yet used.
     pub input: Buffer,
     /// The head of the request under way; offsets are into `input`.
@@ -75,12 +83,15 @@ pub struct Conn {
 }
 
 /// A connection in the parking lot.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Parked {
     peer: SocketAddr,
     listener: u16,
     loopback: bool,
     requests: u32,
+    secured: Option<Arc<Secured>>,
+    /// The state of its TLS, while it has no stream.
+    channel: Option<Box<Channel>>,
 }
 
 impl Conn {
@@ -92,6 +103,7 @@ impl Conn {
             listener: parked.listener,
             loopback: parked.loopback,
             requests: parked.requests,
+            secured: parked.secured,
             input: Buffer::empty(),
             head: RequestHead::default(),
             scan: HeadScan::default(),
@@ -109,6 +121,7 @@ impl Conn {
             generation: self.generation.clone(),
             loopback: self.loopback,
             requests: self.requests,
+            secured: self.secured.clone(),
             input,
             head: RequestHead::default(),
             scan: HeadScan::default(),
@@ -132,12 +145,13 @@ impl Conn {
             listener,
             loopback,
             requests,
+            secured,
             ..
         } = self;
         let Client::Socket(stream) = client else {
             return None;
         };
-        let fd = Rc::into_inner(stream)?.into_fd().ok()?;
+        let Frozen { fd, tls } = Rc::into_inner(stream)?.freeze().ok()?;
         Some((
             fd,
             Parked {
@@ -145,6 +159,8 @@ impl Conn {
                 listener,
                 loopback,
                 requests,
+                secured,
+                channel: tls,
             },
         ))
     }
@@ -205,10 +221,14 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
             listener,
             loopback,
             requests: 0,
+            secured: None,
+            channel: None,
         },
     );
     if generation.listener(listener).proxy_protocol {
         monoio::spawn(run_proxied(core, conn));
+    } else if generation.tls(listener).is_some() {
+        monoio::spawn(tls::secure(core, conn));
     } else {
         monoio::spawn(run(core, conn));
     }
@@ -232,19 +252,31 @@ pub async fn watch_lot(core: &'static Core) {
                 return;
             }
         };
+        let (fd, mut data) = (parked.fd, parked.data);
+        let frozen = Frozen {
+            fd,
+            tls: data.channel.take(),
+        };
         match parked.why {
-            Why::Readable => match Stream::from_fd(parked.fd) {
+            Why::Readable => match Stream::thaw(frozen) {
                 Ok(stream) => {
-                    monoio::spawn(run(core, Conn::new(core, stream, parked.data)));
+                    monoio::spawn(run(core, Conn::new(core, stream, data)));
                 }
                 Err(_) => closed(core),
             },
             Why::Closed | Why::Expired => {
-                drop(parked.fd);
+                frozen.close();
                 closed(core);
             }
         }
     }
+}
+
+/// Ends a connection that came out of the lot.
+pub fn dismiss(core: &Core, parked: parking::Parked<Parked>) {
+    let tls = parked.data.channel;
+    Frozen { fd: parked.fd, tls }.close();
+    closed(core);
 }
 
 /// Counts a connection that is gone.
@@ -259,7 +291,10 @@ pub fn closed(core: &Core) {
 async fn run_proxied(core: &'static Core, mut conn: Conn) {
     // Boxed, so that it takes no room once it is done.
     if Box::pin(proxied::header(core, &mut conn)).await {
-        return run(core, conn).await;
+        return match conn.generation.tls(conn.listener).is_some() {
+            true => tls::secure(core, conn).await,
+            false => run(core, conn).await,
+        };
     }
     drop(conn);
     closed(core);
@@ -291,7 +326,11 @@ async fn run(core: &'static Core, mut conn: Conn) {
                 return closed(core);
             }
             Wait::Move(owner) => return moving::send(core, conn, owner),
-            Wait::End => break,
+            Wait::End => {
+                farewell(&conn);
+                break;
+            }
+            Wait::Gone => break,
         }
     }
     drop(conn);
@@ -307,11 +346,11 @@ async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
         match serve(core, conn).await {
             Next::Keep if core.draining.get() && conn.input.is_empty() => return Wait::End,
             Next::Keep => {}
-            Next::Close => return Wait::End,
+            Next::Close => return Wait::Gone,
             Next::Move(owner) => return Wait::Move(owner),
             Next::Linger => {
                 linger(conn).await;
-                return Wait::End;
+                return Wait::Gone;
             }
             Next::Http2 => return Wait::Http2,
         }
@@ -324,6 +363,15 @@ async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
                 other => return other,
             }
         }
+    }
+}
+
+/// Tells a client that speaks TLS that it has got all; a plain one learns that by the close.
+pub fn farewell(conn: &Conn) {
+    if let Client::Socket(stream) = &conn.client
+        && !stream.is_plain()
+    {
+        stream.shutdown(std::net::Shutdown::Write).ok();
     }
 }
 
@@ -354,8 +402,10 @@ enum Wait {
     Http2,
     /// Go on at another core.
     Move(usize),
-    /// End.
+    /// End, with all said.
     End,
+    /// End without a word more: it has been said, or must look as broken off as it is.
+    Gone,
 }
 
 async fn wait(core: &'static Core, conn: &mut Conn) -> Wait {
@@ -417,11 +467,16 @@ async fn linger(conn: &mut Conn) {
     };
     stream.shutdown(std::net::Shutdown::Write).ok();
     stream.arm(LINGER, Expire::Read);
-    let mut seen = 0;
     let mut buffer = std::mem::take(&mut conn.input);
     if buffer.capacity() == 0 {
         buffer = Buffer::take();
     }
+    drain_input(stream, buffer).await;
+}
+
+/// Reads and throws away what comes, up to a bound.
+async fn drain_input(stream: &Stream, mut buffer: Buffer) {
+    let mut seen = 0;
     while seen < LINGER_BYTES {
         buffer.clear();
         let (read, back) = stream.read(buffer).await;

@@ -6,7 +6,7 @@
 //! requests cross no cores.
 //!
 //! Invariants: a connection moves at most once, with no operation of the ring in flight; every byte
-//! that was read moves along, so that nothing is lost or done twice; it stays counted in
+//! that was read moves along, as does the state of its TLS, so that nothing is lost or done twice; it stays counted in
 //! `Shared::connections`. It stays where it is when its first request ends it, when it comes from a
 //! trusted proxy (which carries many clients), when its tokens have several owners, while the process
 //! drains, and when the owner has more than half again its share of connections already.
@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use holdfast_runtime::buffers::Buffer;
-use holdfast_runtime::stream::Stream;
+use holdfast_runtime::stream::{Frozen, Stream};
 
 use super::{Conn, Parked, closed, run};
 use crate::core::Core;
@@ -96,9 +96,14 @@ pub fn send(core: &Core, mut conn: Conn, owner: usize) {
 
 /// Takes up a connection that another core sent.
 pub fn arrive(core: &'static Core, moving: Moving) {
-    let Moving { fd, input, facts } = moving;
+    let Moving {
+        fd,
+        input,
+        mut facts,
+    } = moving;
     core.opened(1);
-    let Ok(stream) = Stream::from_fd(fd) else {
+    let tls = facts.channel.take();
+    let Ok(stream) = Stream::thaw(Frozen { fd, tls }) else {
         return closed(core);
     };
     let mut conn = Conn::new(core, stream, facts);

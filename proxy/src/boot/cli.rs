@@ -112,7 +112,9 @@ fn check(sources: &[Source]) -> u8 {
     for warning in &machine.warnings {
         eprintln!("warning: {warning}");
     }
-    for error in &machine.errors {
+    let mut errors = machine.errors.clone();
+    errors.extend(crate::tls::build_all(&plan).err().unwrap_or_default());
+    for error in &errors {
         eprintln!("error: {error}");
     }
     print(&format!(
@@ -120,5 +122,5 @@ fn check(sources: &[Source]) -> u8 {
         holdfast_config::describe(&plan),
         machine.describe()
     ));
-    if machine.errors.is_empty() { 0 } else { 2 }
+    if errors.is_empty() { 0 } else { 2 }
 }

@@ -238,11 +238,12 @@ fn start(
     if !machine.errors.is_empty() {
         return Err(machine.errors);
     }
+    let tls = crate::tls::build_all(&plan)?;
     let plan = Arc::new(plan);
     let cores = machine.cores.len();
     let keys = Arc::new(ProcessKeys::new(&plan));
     let shared = Arc::new(Shared::new(cores));
-    let setup = Arc::new(Setup::first(Arc::clone(&plan), cores));
+    let setup = Arc::new(Setup::first(Arc::clone(&plan), cores, tls));
     let control = Control::prepare(shared.clone(), setup.clone(), options)
         .map_err(|e| vec![e.to_string()])?;
     let (mut groups, mut addresses) = (Vec::new(), Vec::new());

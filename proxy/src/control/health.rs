@@ -87,7 +87,8 @@ impl Board {
                 .services
                 .iter()
                 .zip(&setup.endpoints)
-                .map(|(service, endpoints)| entries(service, endpoints))
+                .enumerate()
+                .map(|(i, (service, endpoints))| entries(service, endpoints, setup.client(i)))
                 .collect(),
             zero,
             reports,
@@ -312,8 +313,15 @@ fn status(judge: &Judge, at: usize, entry: &Entry) -> UpstreamStatus {
     }
 }
 
-fn entries(service: &Service, endpoints: &[Arc<Endpoint>]) -> Vec<Entry> {
-    let entry = |(upstream, endpoint): (&holdfast_config::plan::Upstream, &Arc<Endpoint>)| {
+fn entries(
+    service: &Service,
+    endpoints: &[Arc<Endpoint>],
+    tls: Option<&crate::tls::Client>,
+) -> Vec<Entry> {
+    let entry = |(position, (upstream, endpoint)): (
+        usize,
+        (&holdfast_config::plan::Upstream, &Arc<Endpoint>),
+    )| {
         let (place, host) = match &upstream.address {
             UpstreamAddress::Ip(address) => {
                 (Place::Addresses(Arc::from([*address])), address.to_string())
@@ -329,7 +337,13 @@ fn entries(service: &Service, endpoints: &[Arc<Endpoint>]) -> Vec<Entry> {
             path: check.path.clone(),
             host,
             timeout: check.timeout,
-            connect_only: service.tls.is_some() || service.protocol == Protocol::H2,
+            connect_only: service.protocol == Protocol::H2,
+            tls: tls.and_then(|tls| {
+                Some(probe::Tls {
+                    config: tls.config(),
+                    name: tls.names.get(position)?.clone(),
+                })
+            }),
             proxy_protocol: service.proxy_protocol,
         });
         let name = format!("{}/{}", service.name, upstream.id);
@@ -344,7 +358,8 @@ fn entries(service: &Service, endpoints: &[Arc<Endpoint>]) -> Vec<Entry> {
             changes: 0,
         }
     };
-    service.upstreams.iter().zip(endpoints).map(entry).collect()
+    let both = service.upstreams.iter().zip(endpoints);
+    both.enumerate().map(entry).collect()
 }
 
 /// Starts a check as a task. Its report waits where the control loop is behind.

@@ -51,10 +51,29 @@ pub struct Probe {
     pub host: String,
     /// Bound of the whole check.
     pub timeout: Duration,
-    /// The upstream speaks TLS or HTTP/2: that it accepts a connection is all that is asked.
+    /// The upstream speaks HTTP/2: that it accepts a connection is all that is asked.
     pub connect_only: bool,
+    /// The upstream speaks TLS.
+    pub tls: Option<Tls>,
     /// The upstream expects a PROXY header.
     pub proxy_protocol: bool,
+}
+
+/// How a check speaks TLS.
+#[derive(Clone)]
+pub struct Tls {
+    /// Authorities and our certificate.
+    pub config: Arc<rustls::ClientConfig>,
+    /// Name that the upstream's certificate must carry.
+    pub name: rustls::pki_types::ServerName<'static>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a check found.
@@ -108,11 +127,22 @@ async fn ask(
     probe: &Probe,
     mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> io::Result<Found> {
+    if probe.proxy_protocol && (!probe.connect_only || probe.tls.is_some()) {
+        stream.write_all(PROXY_LOCAL).await?;
+    }
+    let Some(Tls { config, name }) = probe.tls.clone() else {
+        return request(probe, stream).await;
+    };
+    let connector = tokio_rustls::TlsConnector::from(config);
+    request(probe, connector.connect(name, stream).await?).await
+}
+
+async fn request(
+    probe: &Probe,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> io::Result<Found> {
     if probe.connect_only {
         return Ok(Found::Healthy("accepts connections".into()));
-    }
-    if probe.proxy_protocol {
-        stream.write_all(PROXY_LOCAL).await?;
     }
     let request = Request::get(&probe.path)
         .header(header::HOST, &probe.host)
@@ -173,6 +203,7 @@ mod tests {
             host: "app:9001".into(),
             timeout: Duration::from_secs(10),
             connect_only: false,
+            tls: None,
             proxy_protocol: false,
         }
     }

@@ -1,7 +1,7 @@
 //! Reload: the files of the configuration taken again, all or nothing.
 //!
 //! Owns the state of the reload under way, and who waits for it. [`prepare`] does all that can fail or
-//! take time, as a task beside the control loop: reading, checking, looking names up, binding listeners,
+//! take time, as a task beside the control loop: reading (certificates too), checking, looking names up, binding listeners,
 //! opening the access log. Only when all of it has worked does the loop ([`super::turn`]) send the new
 //! [`Setup`] to the cores; from there on nothing can fail.
 //!
@@ -278,7 +278,8 @@ pub async fn prepare(
     let changed = changes::told(&old.plan, &plan);
     aside(move || {
         let resolve = |host: &str, port: u16| known.get(&(host.to_owned(), port)).cloned();
-        let setup = old.next(Arc::new(plan), cores, &resolve);
+        let tls = crate::tls::build_all(&plan)?;
+        let setup = old.next(Arc::new(plan), cores, tls, &resolve);
         if setup.listeners.len() > crate::setup::MAX_LISTENERS {
             return Err(vec![
                 "gateway.listeners: so many addresses have been used that a restart is needed"

@@ -228,7 +228,11 @@ impl Played {
             .plan
             .unwrap_or_else(|| panic!("{:?}", outcome.errors));
         let shared = Arc::new(Shared::new(2));
-        let setup = Arc::new(Setup::first(Arc::new(plan), 2));
+        let setup = Arc::new(Setup::first(
+            Arc::new(plan),
+            2,
+            crate::tls::Built::default(),
+        ));
         let mut ports = mesh::build(4, 64);
         ports.truncate(3);
         let port = ports.pop().unwrap();

@@ -15,7 +15,7 @@ use holdfast_runtime::stream::Stream;
 
 use crate::accept::{Client, Conn};
 use crate::core::Core;
-use crate::forward::body::{BodyError, SPLICE_FROM, transcode, write_chunk_header};
+use crate::forward::body::{BodyError, SPLICE_FROM, enlarge, transcode, write_chunk_header};
 use crate::forward::link::Link;
 use crate::forward::pool::UpstreamConn;
 use crate::h2::head;
@@ -162,11 +162,15 @@ async fn by_length(
         if left == 0 {
             return Ok(input.is_empty());
         }
-        if left >= SPLICE_FROM
-            && let (Client::Socket(client), Link::Socket(up)) = (&conn.client, &up.link)
-        {
-            left -= Box::pin(spliced(core, client, up, left, sent)).await?;
-            continue;
+        if left >= SPLICE_FROM {
+            if let (Client::Socket(client), Link::Socket(up)) = (&conn.client, &up.link)
+                && client.is_plain()
+                && up.is_plain()
+            {
+                left -= Box::pin(spliced(core, client, up, left, sent)).await?;
+                continue;
+            }
+            enlarge(&mut input);
         }
         let (n, back) = read(conn, up, input).await?;
         input = back;

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::deliver::body::Plan;
 use crate::identify::Identity;
 use crate::metrics::Metric;
-use crate::parse::{Line, Name, Version, cookies};
+use crate::parse::{Line, Name, ResponseHead, Version, cookies};
 use crate::session::Conclusion;
 use crate::text::{Sink, write_number};
 
@@ -79,6 +79,7 @@ pub fn write(
     if caching != Caching::AsIs {
         cache_control(&head.lines, input, caching, out);
     }
+    hsts(conn, head, input, out);
     out.put(&conclusion.lines);
     if let Some((name, value)) = &conclusion.header {
         out.put(name.as_bytes());
@@ -112,6 +113,18 @@ pub fn write_interim(core: &Core, conn: &Conn, input: &[u8], out: &mut Buffer) {
         line.name != Name::SetCookie && keep(core, identity, line, input, Caching::AsIs, None)
     });
     out.put(b"\r\n");
+}
+
+/// Strict-Transport-Security, where it is configured and the upstream said nothing of it (RFC 6797, 7.1).
+fn hsts(conn: &Conn, head: &ResponseHead, input: &[u8], out: &mut Buffer) {
+    let name = b"strict-transport-security";
+    if conn.secured.is_some()
+        && let Some(server) = conn.generation.tls(conn.listener)
+        && let Some(line) = &server.hsts
+        && !head.lines.iter().any(|l| l.is(input, name))
+    {
+        out.put(line);
+    }
 }
 
 fn status_line(status: u16, reason: &[u8], out: &mut Buffer) {

@@ -14,7 +14,7 @@ use std::pin::pin;
 
 use holdfast_runtime::buffers::Buffer;
 
-use crate::accept::{Client, Conn};
+use crate::accept::{Client, Conn, farewell};
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::forward::{Answered, Exchange, body_refusal, pool};
@@ -129,6 +129,7 @@ fn finish(
         End::Whole(_) if plan.keep && request_done => Next::Keep,
         // It asked for the close, so it sends nothing more that a reset could answer.
         End::Whole(_) if request_done && !conn.head.keep_alive && conn.input.is_empty() => {
+            farewell(conn);
             Next::Close
         }
         End::Whole(_) => Next::Linger,

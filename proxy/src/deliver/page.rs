@@ -136,7 +136,7 @@ fn phrase(status: u16) -> &'static str {
 pub async fn refuse(
     core: &'static Core,
     conn: &mut Conn,
-    refusal: Refusal,
+    mut refusal: Refusal,
     record: &mut Record,
 ) -> Next {
     if let Some(metric) = refusal.metric {
@@ -154,6 +154,18 @@ pub async fn refuse(
     let keep =
         record.parsed && !refusal.close && !unread && conn.head.keep_alive && !core.draining.get();
     let mut out = Buffer::take();
+    if conn.secured.is_some()
+        && let Some(line) = conn
+            .generation
+            .tls(conn.listener)
+            .and_then(|s| s.hsts.clone())
+    {
+        refusal.line = Some(
+            [refusal.line.as_deref().unwrap_or_default(), &line]
+                .concat()
+                .into(),
+        );
+    }
     write(&refusal, conn, record, keep, &mut out);
     core.log(conn, record);
     if record.parsed && keep {

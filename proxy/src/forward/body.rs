@@ -31,6 +31,8 @@ use crate::text::{Sink, write_fmt};
 
 /// From this length on, what is left of a body by length is moved within the kernel.
 pub const SPLICE_FROM: u64 = 256 * 1024;
+/// What a read of a long body asks for, where it can't be moved within the kernel.
+const LARGE: usize = 64 * 1024;
 /// Over how long `minBodyRate` is judged.
 const RATE_WINDOW_MS: u64 = 10_000;
 
@@ -235,11 +237,16 @@ async fn pump(
             && *left >= SPLICE_FROM
             && input.is_empty()
             && let (Client::Socket(client), Link::Socket(upstream)) = (client, upstream)
+            && client.is_plain()
+            && upstream.is_plain()
         {
             let moved = spliced(core, limits, client, upstream, &slot, *left, &mut rate).await?;
             state.bytes.set(state.bytes.get() + moved);
             *left -= moved;
             continue;
+        }
+        if matches!(reader, Reader::Length(left) if left >= SPLICE_FROM) {
+            enlarge(&mut input);
         }
         let (read, back) = receive(core, limits, client, &slot, input, &mut rate).await;
         input = back;
@@ -256,6 +263,13 @@ async fn pump(
             }
             (read, _) => read?,
         }
+    }
+}
+
+/// Makes an empty buffer one for long bodies.
+pub fn enlarge(input: &mut Buffer) {
+    if input.is_empty() && input.capacity() < LARGE {
+        *input = Buffer::with_capacity(LARGE);
     }
 }
 

@@ -37,7 +37,9 @@ fn fate(identity: &Identity, request: &Request, line: &Line, buf: &[u8], upgrade
         }
         // One without a value is as good as none.
         Name::XRequestId if request.made_request_id.is_some() => Fate::Drop,
-        Name::Session | Name::Shadow | Name::ProxyAuthorization => Fate::Drop,
+        Name::Session | Name::Shadow | Name::ProxyAuthorization | Name::ClientCertSubject => {
+            Fate::Drop
+        }
         Name::Expect if !request.expect_continue => Fate::Drop,
         _ if identity.is_identifier_header(line.name(buf)) => Fate::Drop,
         _ => Fate::Keep,
@@ -152,6 +154,13 @@ fn added(conn: &Conn, request: &Request, seen: &Seen, out: &mut Buffer) {
     }
     if let Some(id) = &request.made_request_id {
         line(out, b"X-Request-ID", id);
+    }
+    if let Some(subject) = conn.secured.as_ref().and_then(|s| s.subject.as_ref()) {
+        line(
+            out,
+            Name::ClientCertSubject.as_str().as_bytes(),
+            subject.as_bytes(),
+        );
     }
     if head.upgrade.is_some() {
         out.extend_from_slice(b"Connection: Upgrade\r\n");

@@ -367,6 +367,7 @@ async fn pass_interim(core: &Core, conn: &mut Conn, exchange: &mut Exchange) {
 fn count(core: &Core, generation: &Generation, at: UpstreamRef, failure: &Failure) {
     let metric = match failure {
         Failure::Connect(ConnectError::Failed) => Metric::UpstreamConnectErrors,
+        Failure::Connect(ConnectError::Tls) => Metric::UpstreamTlsErrors,
         Failure::Connect(ConnectError::TimedOut) | Failure::TimedOut => Metric::UpstreamTimeouts,
         Failure::Stale | Failure::Unprocessed => Metric::UpstreamStale,
         Failure::NoAnswer => Metric::UpstreamResets,
@@ -387,6 +388,7 @@ fn count(core: &Core, generation: &Generation, at: UpstreamRef, failure: &Failur
 fn status(failure: &Failure) -> (u16, &'static str) {
     match failure {
         Failure::Connect(ConnectError::Failed) => (502, "the upstream refused the connection"),
+        Failure::Connect(ConnectError::Tls) => (502, "the TLS handshake with the upstream failed"),
         Failure::Connect(ConnectError::TimedOut) => {
             (504, "the upstream took no connection in time")
         }

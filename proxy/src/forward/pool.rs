@@ -15,7 +15,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use holdfast_config::plan::{Protocol, UpstreamAddress};
+use holdfast_runtime::deadline::Expire;
 use holdfast_runtime::stream::{Stream, Target};
+use holdfast_runtime::tls::handshake;
 
 use crate::core::Core;
 use crate::forward::link::Link;
@@ -24,6 +26,7 @@ use crate::generation::{Generation, UpstreamCore};
 use crate::h2::{self, Links};
 use crate::message::UpstreamRef;
 use crate::metrics::Metric;
+use crate::tls;
 
 /// A connection to an upstream, with its place in the count of what is in flight.
 #[derive(Debug)]
@@ -61,6 +64,8 @@ pub enum ConnectError {
     Failed,
     /// Not within `connectTimeout`.
     TimedOut,
+    /// The TLS handshake failed: no TLS there, or a certificate that does not verify.
+    Tls,
 }
 
 impl Pool {
@@ -186,17 +191,12 @@ pub async fn connect(
     let service = generation.service(at);
     let address = &service.upstreams[at.upstream as usize].address;
     let target = pool.target(address).ok_or(ConnectError::Failed)?;
-    let limit = service.connections.connect_timeout;
-    let connected = Stream::connect(
-        &target,
-        if limit.is_zero() {
-            Duration::from_secs(3_600)
-        } else {
-            limit
-        },
-    )
-    .await;
-    let stream = connected.map_err(|e| {
+    let limit = match service.connections.connect_timeout {
+        Duration::ZERO => Duration::from_secs(3_600),
+        limit => limit,
+    };
+    let connected = Stream::connect(&target, limit).await;
+    let mut stream = connected.map_err(|e| {
         if e.kind() == std::io::ErrorKind::TimedOut {
             ConnectError::TimedOut
         } else {
@@ -208,7 +208,44 @@ pub async fn connect(
         let introduced = client.introduce(&stream).await;
         introduced.map_err(|_| ConnectError::Failed)?;
     }
+    if let Some(tls) = generation.client(at) {
+        secure(core, generation, at, &mut stream, tls, limit).await?;
+    }
     Ok(stream)
+}
+
+/// Makes the TLS handshake with an upstream, within `limit`.
+async fn secure(
+    core: &Core,
+    generation: &Generation,
+    at: UpstreamRef,
+    stream: &mut Stream,
+    tls: &tls::Client,
+    limit: Duration,
+) -> Result<(), ConnectError> {
+    let name = tls.names.get(at.upstream as usize);
+    let name = name.ok_or(ConnectError::Failed)?.clone();
+    stream.arm(limit, Expire::Both);
+    let agreed = handshake::connect(stream, tls.config(), name).await;
+    match agreed {
+        Ok(agreed) => {
+            stream.disarm();
+            if agreed.facts.resumed {
+                core.metrics().count(Metric::UpstreamTlsResumed);
+            }
+            Ok(())
+        }
+        Err(_) if stream.expired() => Err(ConnectError::TimedOut),
+        Err(failure) => {
+            let service = generation.service(at);
+            static SAID: crate::log::Limited = crate::log::Limited::new(Duration::from_secs(10));
+            SAID.warn(|| {
+                let id = &service.upstreams[at.upstream as usize].id;
+                format!("TLS with upstream {}/{id}: {failure}", service.name)
+            });
+            Err(ConnectError::Tls)
+        }
+    }
 }
 
 /// Keeps a connection whose exchange ended cleanly.
@@ -219,8 +256,9 @@ pub fn checkin(core: &Core, generation: &Generation, at: UpstreamRef, conn: Upst
         return;
     };
     stream.disarm();
+    stream.release();
     let upstream = generation.upstream(at);
-    if upstream.retired.get() {
+    if upstream.retired.get() || is_outdated(core, generation, &stream) {
         return;
     }
     let settings = &generation.service(at).connections;
@@ -236,6 +274,12 @@ pub fn checkin(core: &Core, generation: &Generation, at: UpstreamRef, conn: Upst
             client,
         });
     }
+}
+
+/// Whether a connection was made before a reload that may have changed how the upstream is trusted.
+fn is_outdated(core: &Core, generation: &Generation, stream: &Stream) -> bool {
+    generation.setup.number != core.number()
+        && (!stream.is_plain() || core.generation().has_clients())
 }
 
 /// One exchange in flight at an upstream, over all cores; given back when dropped.

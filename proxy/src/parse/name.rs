@@ -52,6 +52,7 @@ pub enum Name {
     RetryAfter,
     Location,
     AffinityClear,
+    ClientCertSubject,
     /// Begins with the configured prefix, `X-Session-` by default; `_` counts as `-`.
     Session,
     /// Any other `X-Forwarded-*`, such as `X-Forwarded-Port`: from an untrusted peer, not forwarded.
@@ -303,7 +304,7 @@ const fn entry(text: &'static str, name: Name) -> Entry {
 
 /// The table, by length and, within one, by how often a name comes.
 #[rustfmt::skip]
-static TABLE: [Entry; 75] = [
+static TABLE: [Entry; 76] = [
     entry("te", Name::Te),
     entry("dnt", Name::Common),
     entry("via", Name::Via),
@@ -375,6 +376,7 @@ static TABLE: [Entry; 75] = [
     entry("proxy-authorization", Name::ProxyAuthorization),
     entry("content-disposition", Name::Common),
     entry("if-unmodified-since", Name::Common),
+    entry("x-client-cert-subject", Name::ClientCertSubject),
     entry("x-content-type-options", Name::Common),
     entry("content-security-policy", Name::Common),
     entry("upgrade-insecure-requests", Name::Common),
@@ -390,7 +392,7 @@ static NAMES: [&str; Name::Session as usize] = [
     "traceparent", "User-Agent", "Accept-Language", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode",
     "Sec-Fetch-Dest", "Sec-Purpose", "Purpose", "Authorization", "Proxy-Authenticate",
     "Proxy-Authorization", "Access-Control-Request-Method", "Content-Type", "Date", "Server",
-    "Retry-After", "Location", "X-Affinity-Clear",
+    "Retry-After", "Location", "X-Affinity-Clear", "X-Client-Cert-Subject",
 ];
 
 #[cfg(test)]

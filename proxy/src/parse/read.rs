@@ -31,7 +31,16 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
     {
         return Err(Refusal::malformed(fault));
     }
+    let timeout = conn.generation.limits().header_timeout;
+    // What came may be a part of a TLS record: then the head's time runs before its first byte.
     let mut armed = false;
+    if let Client::Socket(stream) = &conn.client
+        && !stream.is_plain()
+        && !timeout.is_zero()
+    {
+        stream.arm(timeout, Expire::Read);
+        armed = true;
+    }
     loop {
         if conn.input.is_empty() {
             fill(core, conn).await?;
@@ -47,9 +56,9 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
             break;
         }
         // A head that comes whole, as nearly all do, needs no deadline.
-        if !armed && !conn.generation.limits().header_timeout.is_zero() {
+        if !armed && !timeout.is_zero() {
             if let Client::Socket(stream) = &conn.client {
-                stream.arm(conn.generation.limits().header_timeout, Expire::Read);
+                stream.arm(timeout, Expire::Read);
             }
             armed = true;
         }
@@ -82,7 +91,13 @@ async fn fill(core: &Core, conn: &mut Conn) -> Result<(), Refusal> {
             core.metrics().add(Metric::BytesFromClients, n as u64);
             Ok(())
         }
-        _ if conn.input.is_empty() => Err(Refusal::ended()),
+        _ if conn.input.is_empty() => {
+            if !stream.is_plain() {
+                // Between requests: nothing is missing.
+                stream.shutdown(std::net::Shutdown::Write).ok();
+            }
+            Err(Refusal::ended())
+        }
         _ if stream.expired() => Err(Refusal::timeout("the request's head did not come in time")),
         _ => Err(Refusal::gone()),
     }
@@ -123,7 +138,8 @@ fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refus
             head.values(buf, Name::Forwarded),
         ) == Some(forwarded::Scheme::Https);
     let authority = head.authority_bytes(buf);
-    let laptop = conn.loopback && !forwarding && is_loopback_host(authority);
+    let tls = conn.secured.is_some();
+    let laptop = !tls && conn.loopback && !forwarding && is_loopback_host(authority);
     let rule = conn
         .generation
         .router
@@ -138,7 +154,7 @@ fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refus
         rule,
         client,
         trusted_peer,
-        secure: vouched,
+        secure: tls || vouched,
         laptop,
         our_cookies: false,
         rewrite_host: head.host_differs(buf),

@@ -103,7 +103,7 @@ mod tests {
             cores: cores.iter().map(core).collect(),
             resolving,
             reloads: Reloader::new(Vec::new()).counts(),
-            setup: Arc::new(Setup::first(plan(), 2)),
+            setup: Arc::new(Setup::first(plan(), 2, crate::tls::Built::default())),
             upstreams: Vec::new(),
             counts: ControlCounts::default(),
         }
