@@ -158,6 +158,12 @@ fn cores(runtime: &Runtime, out: &mut String) {
             }
         }
     }
+    if runtime.steer_by_cpu {
+        line!(
+            out,
+            "  new connections go to the core of the CPU that they come by"
+        );
+    }
     line!(out, "  connections at most {}", runtime.max_connections);
 }
 

@@ -140,6 +140,9 @@ pub struct Runtime {
     pub replication_cpu: Option<usize>,
     /// Default ring of every core.
     pub ring: Ring,
+    /// A new connection goes to the core that is pinned to the CPU which it came by, instead of one by a
+    /// hash of its addresses.
+    pub steer_by_cpu: bool,
     /// How long a core spins for completions before it sleeps; zero is off.
     pub busy_poll: Duration,
     /// Client connections of the instance.

@@ -14,6 +14,8 @@ use crate::metrics::CoreMetrics;
 pub struct Shared {
     /// Number of data cores: parties `0..cores` of the mesh.
     pub cores: usize,
+    /// The CPU that each is pinned to.
+    pub cpus: Box<[Option<usize>]>,
     /// By data core.
     pub metrics: Box<[CoreMetrics]>,
     /// Client connections over all cores.
@@ -27,9 +29,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For `cores` data cores.
-    pub fn new(cores: usize) -> Self {
+    /// For data cores that are pinned to these CPUs (`None`: to none).
+    pub fn new(cpus: Box<[Option<usize>]>) -> Self {
+        let cores = cpus.len();
         Self {
+            cpus,
             metrics: (0..cores).map(|_| CoreMetrics::default()).collect(),
             connections: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),

@@ -52,10 +52,77 @@ impl Group {
         self.address
     }
 
+    /// Lets the CPU that handles a new connection's first packet choose the listener: that of the core
+    /// which is pinned to it, by position in `cpus`. Connections from other CPUs go by the CPU's number
+    /// modulo the number of cores. Without this the kernel chooses by a hash of the addresses.
+    ///
+    /// A classic BPF program of the group (SO_ATTACH_REUSEPORT_CBPF, socket(7)). For a group that its
+    /// sockets have not left; a group of one socket, or a unix socket, has nothing to choose.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn steer_by_cpu(&self, cpus: &[Option<usize>]) -> io::Result<()> {
+        let Some(first) = self.bound.first() else {
+            return Ok(());
+        };
+        if self.bound.len() < 2 || first.unix {
+            return Ok(());
+        }
+        let program = steering(cpus, self.bound.len());
+        let program = libc::sock_fprog {
+            len: program.len() as u16,
+            filter: program.as_ptr().cast_mut(),
+        };
+        // SAFETY: `program` and the filter that it points to live until the call has returned, which
+        // copies them; the length is that of the structure.
+        let result = unsafe {
+            libc::setsockopt(
+                first.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_REUSEPORT_CBPF,
+                (&raw const program).cast(),
+                mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
     /// The listeners, one a core.
     pub fn into_listeners(self) -> Vec<Bound> {
         self.bound
     }
+}
+
+/// The program of [`Group::steer_by_cpu`]: CPU in, index of the listener out.
+fn steering(cpus: &[Option<usize>], listeners: usize) -> Vec<libc::sock_filter> {
+    // Offset of SKF_AD_CPU among the loads that are no packet bytes (linux/filter.h).
+    const CPU: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_CPU) as u32;
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const MODULO: u32 = libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K;
+    const RETURN_VALUE: u32 = libc::BPF_RET | libc::BPF_K;
+    const RETURN_A: u32 = libc::BPF_RET | 0x10;
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    let mut program = vec![step(LOAD, 0, CPU)];
+    // A program has at most 4,096 steps (BPF_MAXINSNS): cores beyond go by the modulo.
+    for (listener, cpu) in cpus.iter().take(listeners).take(1024).enumerate() {
+        if let Some(cpu) = cpu {
+            program.push(step(EQUAL, 1, *cpu as u32));
+            program.push(step(RETURN_VALUE, 0, listener as u32));
+        }
+    }
+    program.push(step(MODULO, 0, listeners as u32));
+    program.push(step(RETURN_A, 0, 0));
+    program
 }
 
 /// The longest queue of connections that the kernel allows (net.core.somaxconn).

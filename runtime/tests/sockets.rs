@@ -261,3 +261,34 @@ fn descriptors_that_run_out_pause_the_accepting() {
         "{told}"
     );
 }
+
+#[test]
+fn connections_can_go_to_the_core_of_the_cpu_that_they_come_by() {
+    let cpus = core_affinity::get_core_ids().unwrap();
+    let group = socket::bind(any_port(), 2).unwrap();
+    let address = group.local_addr().unwrap();
+    // The second listener is that of the CPU which the client below runs on; the first of one that
+    // is not there.
+    let here = cpus[0].id;
+    group.steer_by_cpu(&[Some(4095), Some(here)]).unwrap();
+    let [first, second] = <[_; 2]>::try_from(group.into_listeners()).unwrap();
+    std::thread::spawn(move || {
+        assert!(core_affinity::set_for_current(core_affinity::CoreId {
+            id: here
+        }));
+        let open: Vec<_> = (0..20)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        open.len()
+    })
+    .join()
+    .unwrap();
+    on_core(drivers()[0].clone(), move || async move {
+        let second = Listener::new(second).unwrap();
+        for _ in 0..20 {
+            second.accept_now().expect("all came to the second");
+        }
+        let first = Listener::new(first).unwrap();
+        assert!(first.accept_now().is_err(), "and none to the first");
+    });
+}

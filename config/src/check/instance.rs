@@ -169,6 +169,7 @@ pub(super) fn runtime(gateway: &View<'_>, report: &mut Report) -> Runtime {
             .and_then(Node::scalar)
             .and_then(values::cpu),
         ring,
+        steer_by_cpu: view.at("steering").text().as_deref() == Some("cpu"),
         busy_poll,
         max_connections: view.at("maxConnections").int(),
         migrate_connections: view.at("migrateConnections").bool(),

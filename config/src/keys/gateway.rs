@@ -81,6 +81,7 @@ fn runtime() -> Vec<Key> {
     rows.push(key(p("replicationCore"), CpuOrAuto, Is("auto"), "CPU of the replication core.", Yes));
     rows.extend(ring("gateway.runtime.ring", "The io_uring of every data core."));
     rows.extend([
+        key(p("steering"), Enum(&["hash", "cpu"]), Is("hash"), "Which core takes a new connection: by a hash of the addresses, or the core pinned to the CPU that the connection's first packet came by.", Yes),
         key(p("busyPoll"), Duration, Is("0us"), "How long a core spins for completions before it sleeps; at most 1s.", Yes),
         key(p("maxConnections"), Int(1, 100_000_000), Is("100000"), "Client connections of the instance, split over its cores.", Yes),
         key(p("migrateConnections"), Bool, Is("true"), "A connection moves to the core that owns its session.", Yes),

@@ -215,6 +215,24 @@ impl Machine {
     }
 }
 
+/// Binds a listener for every core.
+///
+/// # Errors
+/// In words: the address can't be had, or connections can't be steered as the plan says.
+pub fn listen(
+    address: std::net::SocketAddr,
+    plan: &Plan,
+    cpus: &[Option<usize>],
+) -> Result<socket::Group, String> {
+    let group = socket::bind(address, cpus.len()).map_err(|e| e.to_string())?;
+    if plan.runtime.steer_by_cpu {
+        group
+            .steer_by_cpu(cpus)
+            .map_err(|e| format!("gateway.runtime.steering: {e}"))?;
+    }
+    Ok(group)
+}
+
 /// Runs the gateway until it is told to end. Returns the exit code.
 pub fn run(plan: Plan, options: Options, announce: impl FnOnce(&[std::net::SocketAddr])) -> u8 {
     match start(plan, options, announce) {
@@ -242,13 +260,14 @@ fn start(
     let plan = Arc::new(plan);
     let cores = machine.cores.len();
     let keys = Arc::new(ProcessKeys::new(&plan));
-    let shared = Arc::new(Shared::new(cores));
+    let cpus = machine.cores.iter().map(|core| core.cpu).collect();
+    let shared = Arc::new(Shared::new(cpus));
     let setup = Arc::new(Setup::first(Arc::clone(&plan), cores, tls));
     let control = Control::prepare(shared.clone(), setup.clone(), options)
         .map_err(|e| vec![e.to_string()])?;
     let (mut groups, mut addresses) = (Vec::new(), Vec::new());
     for listener in &plan.listeners {
-        let group = socket::bind(listener.address, cores).map_err(|e| vec![e.to_string()])?;
+        let group = listen(listener.address, &plan, &shared.cpus).map_err(|e| vec![e])?;
         addresses.extend(group.local_addr());
         groups.push(group.into_listeners().into_iter());
     }

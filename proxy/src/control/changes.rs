@@ -26,6 +26,7 @@ pub fn needs_restart(old: &Plan, new: &Plan) -> Vec<String> {
         "runtime.replicationCore",
     );
     refuse(was.ring != is.ring, "runtime.ring");
+    refuse(was.steer_by_cpu != is.steer_by_cpu, "runtime.steering");
     refuse(was.busy_poll != is.busy_poll, "runtime.busyPoll");
     let address = |plan: &Plan| plan.admin.as_ref().map(|admin| admin.address);
     refuse(
@@ -154,6 +155,7 @@ mod tests {
                 vec!["runtime.ring"],
             ),
             ("  runtime: { busyPoll: 1ms }\n", vec!["runtime.busyPoll"]),
+            ("  runtime: { steering: cpu }\n", vec!["runtime.steering"]),
             (
                 "  runtime: { replicationCore: 0 }\n",
                 vec!["runtime.replicationCore"],

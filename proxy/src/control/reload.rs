@@ -19,11 +19,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use holdfast_config::plan::{Plan, UpstreamAddress};
 use holdfast_config::{Mode, Source};
-use holdfast_runtime::socket::{self, Group};
+use holdfast_runtime::socket::Group;
 use tokio::sync::oneshot;
 
 use super::changes;
 use super::log::{LogWriter, Opened, Target};
+use crate::boot;
 use crate::setup::Setup;
 
 /// How long cores may take to take a configuration up.
@@ -265,7 +266,7 @@ pub fn read(files: &[String]) -> Result<(Plan, Vec<String>), Vec<String>> {
 pub async fn prepare(
     files: Vec<String>,
     old: Arc<Setup>,
-    cores: usize,
+    cpus: Box<[Option<usize>]>,
     mut known: Known,
     logs: bool,
 ) -> Result<Prepared, Vec<String>> {
@@ -279,14 +280,14 @@ pub async fn prepare(
     aside(move || {
         let resolve = |host: &str, port: u16| known.get(&(host.to_owned(), port)).cloned();
         let tls = crate::tls::build_all(&plan)?;
-        let setup = old.next(Arc::new(plan), cores, tls, &resolve);
+        let setup = old.next(Arc::new(plan), cpus.len(), tls, &resolve);
         if setup.listeners.len() > crate::setup::MAX_LISTENERS {
             return Err(vec![
                 "gateway.listeners: so many addresses have been used that a restart is needed"
                     .to_owned(),
             ]);
         }
-        let (groups, mut errors) = bind(&old, &setup, cores);
+        let (groups, mut errors) = bind(&old, &setup, &cpus);
         let log = new_log(&old.plan, &setup.plan, logs).unwrap_or_else(|error| {
             errors.push(error);
             None
@@ -344,7 +345,7 @@ async fn look_up(plan: &Plan, known: &mut Known) {
 }
 
 /// Binds the listeners that `new` has and `old` has not.
-fn bind(old: &Setup, new: &Setup, cores: usize) -> (Vec<(u16, Group)>, Vec<String>) {
+fn bind(old: &Setup, new: &Setup, cpus: &[Option<usize>]) -> (Vec<(u16, Group)>, Vec<String>) {
     let (mut groups, mut errors) = (Vec::new(), Vec::new());
     for (place, listener) in (0u16..).zip(&new.listeners) {
         let served = old
@@ -354,9 +355,9 @@ fn bind(old: &Setup, new: &Setup, cores: usize) -> (Vec<(u16, Group)>, Vec<Strin
         if !listener.serving || served {
             continue;
         }
-        match socket::bind(listener.options.address, cores) {
+        match boot::listen(listener.options.address, &new.plan, cpus) {
             Ok(group) => groups.push((place, group)),
-            Err(error) => errors.push(error.to_string()),
+            Err(error) => errors.push(error),
         }
     }
     (groups, errors)

@@ -227,7 +227,7 @@ impl Played {
         let plan = outcome
             .plan
             .unwrap_or_else(|| panic!("{:?}", outcome.errors));
-        let shared = Arc::new(Shared::new(2));
+        let shared = Arc::new(Shared::new(Box::new([None; 2])));
         let setup = Arc::new(Setup::first(
             Arc::new(plan),
             2,

@@ -31,11 +31,11 @@ impl Loop {
             }
             return;
         };
-        let (setup, cores) = (Arc::clone(&self.setup), self.shared.cores);
+        let (setup, cpus) = (Arc::clone(&self.setup), self.shared.cpus.clone());
         let (known, done) = (self.names.known(), self.prepared.clone());
         let logs = self.log.is_some();
         tokio::spawn(async move {
-            let prepared = reload::prepare(files, setup, cores, known, logs).await;
+            let prepared = reload::prepare(files, setup, cpus, known, logs).await;
             // The loop has ended: there is nothing to reload any more.
             let _ = done.send(prepared).await;
         });
