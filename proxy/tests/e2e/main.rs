@@ -14,3 +14,4 @@ mod http2;
 mod itself;
 mod reload;
 mod sessions;
+mod tls;

@@ -14,6 +14,7 @@
 use std::fmt;
 use std::io;
 use std::ops::DerefMut;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
@@ -346,8 +347,14 @@ where
 {
     loop {
         let mut secrets = std::mem::take(&mut wire.secrets);
-        let step = catching(&mut secrets, || step(connection, wire, process));
+        // A stranger's bytes must not end the core, whatever they find in the library.
+        let step = catching(&mut secrets, || {
+            catch_unwind(AssertUnwindSafe(|| step(connection, wire, process)))
+        });
         wire.secrets = secrets;
+        let Ok(step) = step else {
+            return Err(rustls::Error::General("the TLS library failed".into()).into());
+        };
         match step {
             Ok(Want::Again) => {}
             Ok(Want::Done) => return Ok(()),
@@ -383,7 +390,15 @@ where
     let UnbufferedStatus { discard, state } = process(connection, records);
     let mut blocked = false;
     let mut wants = Want::Again;
-    match state? {
+    let state = match state {
+        Ok(state) => state,
+        Err(error) => {
+            input.consume(discard);
+            *fed -= discard;
+            return Err(error);
+        }
+    };
+    match state {
         ConnectionState::EncodeTlsData(mut data) => encode(&mut data, out)?,
         ConnectionState::TransmitTlsData(transmit) => transmit.done(),
         ConnectionState::BlockedHandshake => wants = Want::Record,
@@ -433,15 +448,23 @@ fn last_words<C, D>(connection: &mut C, wire: &mut Wire, process: Process<C, D>)
 where
     C: DerefMut<Target = UnbufferedConnectionCommon<D>>,
 {
+    let Wire {
+        input, fed, out, ..
+    } = wire;
     loop {
-        match process(connection, &mut []).state {
+        // The library still refers to the bytes that it did not discard: they must be there.
+        let UnbufferedStatus { discard, state } =
+            process(connection, &mut input.as_mut_slice()[..*fed]);
+        match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                if encode(&mut data, &mut wire.out).is_err() {
+                if encode(&mut data, out).is_err() {
                     return;
                 }
             }
             Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
             _ => return,
         }
+        input.consume(discard);
+        *fed -= discard;
     }
 }
