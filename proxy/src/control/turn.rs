@@ -435,6 +435,10 @@ impl Loop {
             Change::Stalled => say::error(format!("data core {core} stands still")),
             Change::Recovered => say::warn(format!("data core {core} turns again")),
         });
+        // A core that stands still takes the process to its watchdog's end.
+        if self.watch.all_turn() {
+            notify::beat();
+        }
     }
 
     fn status(&self) -> Status {

@@ -85,6 +85,11 @@ impl Watch {
         }
     }
 
+    /// Does every core that should turn do so?
+    pub fn all_turn(&self) -> bool {
+        self.0.iter().all(|core| core.still < STALL)
+    }
+
     /// What is known of each core.
     pub fn status(&self) -> Vec<CoreStatus> {
         let stalled = |core: &Core| (core.still >= STALL).then(|| TICK * core.still);

@@ -1,6 +1,6 @@
 //! How a process starts beside others.
 
-use crate::harness::{Gateway, Launch, Upstream, service};
+use crate::harness::{Gateway, Launch, PATIENCE, Upstream, service};
 
 #[test]
 fn a_stale_instance_on_the_port_is_noticed_and_refused() {
@@ -117,4 +117,32 @@ fn an_access_log_that_cannot_be_opened_is_told_at_start() {
         said.code != 0 && said.stderr.contains("/does/not/exist/access.log"),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_service_manager_is_told_and_its_watchdog_fed() {
+    let upstream = Upstream::named("a");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    manager
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a deadline");
+    let mut gateway = Launch::new(&service(&[&upstream]))
+        .env("NOTIFY_SOCKET", path.to_str().expect("UTF-8"))
+        .env("WATCHDOG_USEC", "10000000")
+        .start();
+    let told = || {
+        let mut buffer = [0; 64];
+        let n = manager.recv(&mut buffer).expect("a datagram");
+        String::from_utf8_lossy(&buffer[..n]).into_owned()
+    };
+    assert_eq!(told(), "READY=1");
+    for _ in 0..2 {
+        assert_eq!(told(), "WATCHDOG=1");
+    }
+    gateway.signal("TERM");
+    let last = std::iter::repeat_with(told).find(|state| state != "WATCHDOG=1");
+    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    gateway.wait(PATIENCE);
 }
