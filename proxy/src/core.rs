@@ -491,7 +491,8 @@ impl Core {
             self.now_ms(),
         ));
         for upstream in old.upstreams() {
-            if new.find(upstream.id()).is_none() {
+            let goes_on = new.upstreams().any(|u| Rc::ptr_eq(u, upstream));
+            if !goes_on {
                 upstream.retired.set(true);
                 upstream.pool.clear();
             }

@@ -7,8 +7,8 @@
 //! it.
 //!
 //! Invariants: it is immutable but for what choices remember ([`ServiceCore`]); an [`UpstreamCore`] that
-//! is in two generations is one and the same, so that its idle connections go on; one that is only in
-//! old ones keeps no connection.
+//! is in two generations is one and the same, so that its idle connections go on, unless they are made in
+//! another way now (TLS, protocol); one that is only in old ones keeps no connection.
 //!
 //! It deliberately holds nothing that lives as long as the core: that is [`crate::core::Core`].
 //! Tested end to end by reloads under load.
@@ -114,6 +114,8 @@ pub struct ListenerCore {
 
 /// See the module.
 pub struct Generation {
+    /// [`Setup::number`]: what a connection compares at each request.
+    pub number: u64,
     /// What all threads see of this configuration.
     pub setup: Arc<Setup>,
     /// The configuration.
@@ -142,7 +144,7 @@ pub struct Generation {
 impl std::fmt::Debug for Generation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generation")
-            .field("number", &self.setup.number)
+            .field("number", &self.number)
             .finish_non_exhaustive()
     }
 }
@@ -168,7 +170,7 @@ impl Generation {
                 let mut made = ServiceCore::new(i, service, endpoints, core, cores);
                 made.tls = setup.client(i).map(|client| client.for_core());
                 if let Some(old) = old {
-                    made.resume(old, now_ms);
+                    made.resume(service, old, now_ms);
                 }
                 made
             })
@@ -180,6 +182,7 @@ impl Generation {
         };
         let forward = plan.session.as_ref().and_then(|s| s.forward.as_ref());
         Self {
+            number: setup.number,
             identity: Identity::new(&plan),
             router: Router::new(&plan),
             policies: plan.rules.iter().map(policy).collect(),
@@ -306,15 +309,18 @@ impl ServiceCore {
     }
 
     /// Takes over what the old generation has of the same upstreams.
-    fn resume(&mut self, old: &Generation, now_ms: u64) {
+    fn resume(&mut self, plan: &plan::Service, old: &Generation, now_ms: u64) {
         for (at, upstream) in self.upstreams.iter_mut().enumerate() {
             let Some((service, known)) = old.find(upstream.id()) else {
                 continue;
             };
-            *upstream = Rc::clone(&service.upstreams[known]);
-            if self.tls.is_some() || service.tls.is_some() {
-                // They were made with what may no longer be trusted, or not by TLS at all.
-                upstream.pool.clear();
+            let before = &service.upstreams[known];
+            // By TLS they were made with what may no longer be trusted: its files may have changed.
+            let by_tls = self.tls.is_some() || service.tls.is_some();
+            if !by_tls && same_transport(plan, &old.plan.services[service.index as usize]) {
+                *upstream = Rc::clone(before);
+            } else {
+                upstream.pool.resume_addresses(&before.pool);
             }
             let state = service.candidates.borrow()[known].state;
             self.candidates.borrow_mut()[at].state = state;
@@ -326,6 +332,11 @@ impl ServiceCore {
             }
         }
     }
+}
+
+/// Whether a connection that was made for one of these serves the other as well.
+fn same_transport(a: &plan::Service, b: &plan::Service) -> bool {
+    a.tls == b.tls && a.protocol == b.protocol && a.proxy_protocol == b.proxy_protocol
 }
 
 fn head_limits(plan: &Plan, raw_paths: bool) -> HeadLimits {

@@ -133,7 +133,7 @@ impl Conn {
     /// Takes up the newest generation, before a request begins.
     #[inline]
     pub fn renew(&mut self, core: &Core) {
-        if self.generation.setup.number != core.number() {
+        if self.generation.number != core.number() {
             self.generation = core.generation();
         }
     }

@@ -446,7 +446,8 @@ impl Loop {
         Status {
             phase: self.ending.phase(),
             cores: self.watch.status(),
-            resolving: !self.names.settled(),
+            // Names that a reload brings are no reason to send clients elsewhere.
+            resolving: !self.announced && !self.names.settled(),
             reloads: self.reloader.counts(),
             setup: Arc::clone(&self.setup),
             upstreams: self.board.status(),

@@ -74,6 +74,11 @@ impl Pool {
         *self.addresses.borrow_mut() = Some(addresses);
     }
 
+    /// The addresses that another pool of the same upstream has.
+    pub fn resume_addresses(&self, other: &Self) {
+        self.addresses.replace(other.addresses.borrow().clone());
+    }
+
     fn target(&self, address: &UpstreamAddress) -> Option<Target> {
         match address {
             UpstreamAddress::Ip(ip) => Some(Target::Tcp(*ip)),

@@ -118,6 +118,66 @@ fn an_upstream_comes_and_goes_and_the_others_keep_what_they_had() {
 }
 
 #[test]
+fn an_upstream_that_is_down_gets_nothing_after_a_reload_either() {
+    let sick = Upstream::new("sick", |_| Reply::status(500));
+    let well = Upstream::named("well");
+    let check = "healthCheck: { interval: 50ms, timeout: 5s, unhealthy: 1 }\n";
+    let body = |headers: u32| {
+        let service = service_with(&[&sick, &well], check);
+        format!("{service}limits: {{ headers: {headers} }}\nruntime: {{ cores: 1 }}\n")
+    };
+    let gateway = Gateway::start(&body(50));
+    let down = ["upstream=\"sick\"", "state=\"down\""];
+    gateway.expect_metric("upstream_state", &down, 1.0);
+    for headers in 51..61 {
+        gateway.reload(&body(headers));
+        assert_eq!(gateway.metric("upstream_state", &down), 1.0);
+        for _ in 0..4 {
+            assert_eq!(gateway.get("/").expect(200).text(), "well");
+        }
+    }
+    assert_eq!(
+        gateway.metric("upstream_state_changes_total", &["upstream=\"sick\""]),
+        1.0,
+        "it is no news each time"
+    );
+}
+
+#[test]
+fn connections_made_in_another_way_are_not_used_again() {
+    let upstream = Upstream::raw("a", |link| {
+        let mut first = link.wire.pending().first().copied();
+        while first.is_none() && link.wire.fill().is_ok_and(|n| n > 0) {
+            first = link.wire.pending().first().copied();
+        }
+        let proxied = first == Some(b'\r');
+        if proxied {
+            let fixed = link.wire.take(16).expect("a header");
+            link.wire.take(usize::from(fixed[15])).expect("its rest");
+        }
+        while let Some(received) = link.request() {
+            let reply = Reply::ok(if proxied { "proxied" } else { "plain" });
+            link.send(reply.render(received.head.method()));
+        }
+    });
+    let plain = format!("{}runtime: {{ cores: 1 }}\n", service(&[&upstream]));
+    let proxied = format!(
+        "{}runtime: {{ cores: 1 }}\n",
+        service_with(&[&upstream], "proxyProtocol: true\n")
+    );
+    let gateway = Gateway::start(&plain);
+    let mut client = gateway.connect();
+    assert_eq!(client.exchange(GET).expect(200).text(), "plain");
+    gateway.reload(&proxied);
+    assert_eq!(client.exchange(GET).expect(200).text(), "proxied");
+    gateway.reload(&plain);
+    assert_eq!(client.exchange(GET).expect(200).text(), "plain");
+    assert_eq!((upstream.accepted(), upstream.count()), (3, 3));
+    let requests = ["upstream=\"a\""];
+    assert_eq!(gateway.metric("upstream_requests_total", &requests), 3.0);
+}
+
+#[test]
 fn a_request_under_way_ends_as_it_began() {
     let gate = Gate::new();
     let held = gate.clone();

@@ -482,3 +482,97 @@ fn born_at_home() {
         }
     }
 }
+
+fn change(b: &mut Bench, change: impl FnOnce(&mut Policy)) {
+    let mut policy = b.shard.policy().clone();
+    change(&mut policy);
+    b.shard.set_policy(policy, b.now);
+}
+
+#[test]
+fn another_policy_holds_for_the_sessions_that_there_are() {
+    let mut b = bench(|p| p.timeout = HOUR);
+    let token = b.create();
+    b.now += 10 * MINUTE;
+    change(&mut b, |p| p.timeout = 20 * MINUTE);
+    b.valid(&token);
+    b.now += 19 * MINUTE;
+    b.valid(&token);
+    change(&mut b, |p| p.timeout = 5 * MINUTE);
+    b.now += 6 * MINUTE;
+    assert!(matches!(b.attach(&token), Attached::Dead(Dead::Expired)));
+    let other = b.create();
+    change(&mut b, |p| {
+        p.timeout = 2 * HOUR;
+        p.seeds = [9; 4];
+    });
+    b.now += HOUR;
+    b.valid(&other);
+    assert_eq!(b.shard.policy().seeds, [1, 2, 3, 4], "keys of hashes stay");
+}
+
+#[test]
+fn a_field_that_is_indexed_later_finds_the_sessions_that_had_it() {
+    let mut b = bench(|_| {});
+    let tokens: Vec<_> = (0..3).map(|_| b.create()).collect();
+    for (token, team) in tokens.iter().zip(["x", "y", "x"]) {
+        b.set(token, &format!(r#"{{"team":"{team}","userId":"u"}}"#));
+    }
+    b.shard.destroy(&tokens[2].sid, Reason::Admin, b.now);
+    let found = |b: &mut Bench, field: &str, value: &str| {
+        let filter = Filter {
+            name: Name::new(field),
+            value: json_string(value).into(),
+        };
+        b.shard.list(0, 10, Some(&filter), b.now).sessions.len()
+    };
+    change(&mut b, |p| {
+        p.index = vec![Name::new("team"), Name::new("userId")]
+    });
+    assert_eq!(
+        (found(&mut b, "team", "x"), found(&mut b, "team", "y")),
+        (1, 1)
+    );
+    assert_eq!(found(&mut b, "userId", "u"), 2);
+    b.set(&tokens[0], r#"{"team":"y"}"#);
+    assert_eq!(
+        (found(&mut b, "team", "x"), found(&mut b, "team", "y")),
+        (0, 2)
+    );
+    change(&mut b, |p| p.index = vec![Name::new("userId")]);
+    assert_eq!(found(&mut b, "userId", "u"), 2);
+}
+
+#[test]
+fn another_order_of_eviction_takes_over_all_sessions() {
+    use crate::session::Eviction::{Lfu, Lru, Ttl};
+    for (first, second) in [(Lru, Lfu), (Lfu, Ttl), (Ttl, Lru), (Lru, Ttl), (Lfu, Lru)] {
+        let mut b = bench(|p| p.eviction = first);
+        let mut tokens: Vec<_> = (0..10)
+            .map(|_| {
+                b.now += MINUTE;
+                b.create()
+            })
+            .collect();
+        for token in &tokens {
+            b.valid(token);
+        }
+        let gone = tokens.remove(3);
+        b.shard.destroy(&gone.sid, Reason::Admin, b.now);
+        change(&mut b, |p| {
+            p.eviction = second;
+            p.max_sessions = 5;
+        });
+        b.now += MINUTE;
+        let newest = b.create();
+        assert_eq!(b.shard.len(), 5, "{first:?} to {second:?}");
+        b.valid(&newest);
+        for _ in 0..20 {
+            b.now += MINUTE;
+            b.create();
+        }
+        let counts = b.shard.counts();
+        assert_eq!(b.shard.len(), 5);
+        assert_eq!(counts.created - counts.destroyed - counts.evicted, 5);
+    }
+}
