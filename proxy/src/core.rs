@@ -192,6 +192,11 @@ impl Core {
             .is_some_and(|place| place.serving)
     }
 
+    /// Whether a listener has this place in the newest generation.
+    pub fn knows(&self, place: u16) -> bool {
+        usize::from(place) < self.generation.borrow().listeners.len()
+    }
+
     /// The number of [`Self::generation`].
     #[inline]
     pub fn number(&self) -> u64 {

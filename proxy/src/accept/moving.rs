@@ -96,12 +96,24 @@ pub fn send(core: &Core, mut conn: Conn, owner: usize) {
 
 /// Takes up a connection that another core sent.
 pub fn arrive(core: &'static Core, moving: Moving) {
+    core.opened(1);
+    let place = moving.facts.listener;
+    if core.knows(place) {
+        return take_up(core, moving);
+    }
+    // It came by a listener of a configuration that its sender has taken up and this core has not yet.
+    monoio::spawn(async move {
+        core.until(|core| core.knows(place)).await;
+        take_up(core, moving);
+    });
+}
+
+fn take_up(core: &'static Core, moving: Moving) {
     let Moving {
         fd,
         input,
         mut facts,
     } = moving;
-    core.opened(1);
     let tls = facts.channel.take();
     let Ok(stream) = Stream::thaw(Frozen { fd, tls }) else {
         return closed(core);
