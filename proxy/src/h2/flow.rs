@@ -50,6 +50,8 @@ struct In {
     left: Bytes,
     /// Read and not given back to the peer's window.
     held: usize,
+    /// All content was read; trailers may be left.
+    ended: bool,
 }
 
 impl Inflow {
@@ -59,13 +61,14 @@ impl Inflow {
             body,
             left: Bytes::new(),
             held: 0,
+            ended: false,
         }))
     }
 
-    /// Whether the peer has said that nothing more comes, and nothing is left.
+    /// Whether all content was read, or the peer has said that there is none, nor trailers.
     pub fn is_end(&self) -> bool {
         let inner = self.0.borrow();
-        inner.left.is_empty() && inner.body.is_end_stream()
+        inner.ended || (inner.left.is_empty() && inner.body.is_end_stream())
     }
 
     /// Reads once; `Ok(0)` is the end.
@@ -113,7 +116,10 @@ impl In {
         while self.left.is_empty() {
             match ready!(self.body.poll_data(cx)) {
                 Some(data) => self.left = data?,
-                None => break,
+                None => {
+                    self.ended = true;
+                    break;
+                }
             }
         }
         Poll::Ready(Ok(()))

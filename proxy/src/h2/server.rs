@@ -40,6 +40,8 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Content of one stream that waits for its turn to be sent.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Least bound on streams that were reset before their task began.
+const MIN_RESETS: u32 = 20;
 /// How long a connection that was told to go may take to do so once nothing is left to do.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -93,6 +95,8 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .max_concurrent_streams(limits.http2.max_streams)
         .max_header_list_size(limits.header_bytes.try_into().unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
+        // Our own bound comes first, so that it is the one that is counted.
+        .max_pending_accept_reset_streams(limits.http2.max_resets.max(MIN_RESETS) as usize)
         .enable_connect_protocol();
     builder
 }

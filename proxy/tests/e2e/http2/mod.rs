@@ -1,3 +1,9 @@
 //! HTTP/2 from clients and to upstreams.
 
 mod curl;
+mod floods;
+mod frames;
+mod grpc;
+mod messages;
+mod streams;
+mod upstreams;
