@@ -110,7 +110,12 @@ async fn write(
     conn.client.arm(CLIENT_STALL);
     let (written, out) = conn.client.write(out, end).await;
     conn.client.disarm();
-    written.map_err(|_| End::Client)?;
+    written.map_err(|e| {
+        if e.kind() == std::io::ErrorKind::TimedOut {
+            core.metrics().count(Metric::Http2Stalls);
+        }
+        End::Client
+    })?;
     core.metrics().add(Metric::BytesToClients, n);
     *sent += n;
     Ok(out)

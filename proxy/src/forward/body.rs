@@ -12,6 +12,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use holdfast_config::plan::Limits;
 use holdfast_runtime::buffers::Buffer;
@@ -59,7 +60,10 @@ pub enum Reader {
     /// Chunks.
     Chunked(Box<chunked::Decoder>),
     /// What comes until the stream ends (HTTP/2).
-    Frames,
+    Frames {
+        /// A call that may be silent for long (gRPC): what bounds its silence is `tunnelTimeout`.
+        quiet: bool,
+    },
 }
 
 /// What pump and exchange share.
@@ -217,6 +221,11 @@ async fn pump(
     let slot = client.new_slot();
     let limits = generation.limits();
     let mut rate = Rate::new(core, limits);
+    let mut gap = limits.body_timeout;
+    if let Reader::Frames { quiet: true } = reader {
+        gap = limits.tunnel_timeout;
+        rate.floor = 0;
+    }
     let mut input = first;
     let mut out = Buffer::take();
     loop {
@@ -248,10 +257,10 @@ async fn pump(
         if matches!(reader, Reader::Length(left) if left >= SPLICE_FROM) {
             enlarge(&mut input);
         }
-        let (read, back) = receive(core, limits, client, &slot, input, &mut rate).await;
+        let (read, back) = receive(core, gap, client, &slot, input, &mut rate).await;
         input = back;
         match (read, &reader) {
-            (Err(BodyError::ClientGone), Reader::Frames) if client.at_end() => {
+            (Err(BodyError::ClientGone), Reader::Frames { .. }) if client.at_end() => {
                 let trailers = client.trailers(&slot).await;
                 let names = &generation.listeners[0].head_limits.names;
                 let trailers = trailers.and_then(|t| head::trailers(names, t));
@@ -291,7 +300,7 @@ fn step(
             state.bytes.set(state.bytes.get() + n as u64);
             *left == 0
         }
-        Reader::Frames => {
+        Reader::Frames { .. } => {
             if !input.is_empty() {
                 if encode {
                     write_chunk_header(input.len(), out);
@@ -402,15 +411,15 @@ async fn send(
 /// Reads once from the client, within the limits. The buffer comes back whatever happens.
 async fn receive(
     core: &Core,
-    limits: &Limits,
+    gap: Duration,
     client: &Client,
     slot: &Slot,
     mut input: Buffer,
     rate: &mut Rate,
 ) -> (Result<(), BodyError>, Buffer) {
     // Zero in the configuration is no bound.
-    if !limits.body_timeout.is_zero() {
-        client.arm_read(slot, limits.body_timeout);
+    if !gap.is_zero() {
+        client.arm_read(slot, gap);
     }
     if input.capacity() == 0 {
         input = Buffer::take();
@@ -487,7 +496,15 @@ pub async fn gather(core: &Core, conn: &mut Conn, missing: usize) -> Result<(), 
     let slot = conn.client.new_slot();
     while conn.input.len() < end {
         let input = std::mem::take(&mut conn.input);
-        let (read, input) = receive(core, limits, &conn.client, &slot, input, &mut rate).await;
+        let (read, input) = receive(
+            core,
+            limits.body_timeout,
+            &conn.client,
+            &slot,
+            input,
+            &mut rate,
+        )
+        .await;
         conn.input = input;
         read?;
     }

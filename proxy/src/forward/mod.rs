@@ -29,7 +29,7 @@ use crate::generation::Generation;
 use crate::h2::Fault;
 use crate::message::UpstreamRef;
 use crate::metrics::{Metric, bump};
-use crate::parse::{self, Asked, Framing, MAX_INTERIM, Progress, Version};
+use crate::parse::{self, Asked, Framing, MAX_INTERIM, Name, Progress, Version};
 use crate::pin::stage::{self, Pinned};
 use crate::text::Sink;
 use body::{BodyError, Pump, Reader};
@@ -249,7 +249,12 @@ fn start_pump(core: &'static Core, conn: &Conn, up: &UpstreamConn) -> Pump {
     first.put(&conn.input.as_slice()[conn.head.len..]);
     let reader = match conn.head.framing {
         Framing::Length(n) => Reader::Length(n),
-        _ if conn.client.h2().is_some() => Reader::Frames,
+        _ if conn.client.h2().is_some() => Reader::Frames {
+            quiet: conn
+                .head
+                .value(conn.input.as_slice(), Name::ContentType)
+                .is_some_and(|kind| kind.starts_with(b"application/grpc")),
+        },
         _ => Reader::Chunked(Box::new(parse::chunked::Decoder::request())),
     };
     Pump::start(core, conn, up.link.clone(), reader, first)

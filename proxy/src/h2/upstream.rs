@@ -97,6 +97,18 @@ impl Links {
         links.iter().find(|link| link.takes(client)).cloned()
     }
 
+    /// Adds one; where too many serve nobody, the oldest of those goes.
+    fn keep(&self, link: Rc<Link>, most_idle: usize) {
+        let mut links = self.links.borrow_mut();
+        links.push(link);
+        let idle = |link: &Rc<Link>| link.live.get() == 0;
+        if links.iter().filter(|link| idle(link)).count() > most_idle.max(1)
+            && let Some(oldest) = links.iter().position(idle)
+        {
+            links.remove(oldest);
+        }
+    }
+
     /// Closes what has idled too long. Called about once a second.
     pub fn sweep(&self, now_ms: u64, limit_ms: u64) {
         self.links.borrow_mut().retain(|link| {
@@ -168,7 +180,8 @@ pub async fn checkout(
     match opened {
         Ok(link) => {
             if !upstream.retired.get() && !core.draining.get() {
-                links.links.borrow_mut().push(link.clone());
+                let most = generation.service(at).connections.max_idle_per_core;
+                links.keep(link.clone(), most);
             }
             drop(opening);
             Ok((Rc::new(Call::new(core, link)), false))

@@ -1,5 +1,6 @@
 //! HTTP/2 from clients and to upstreams.
 
+mod clients;
 mod curl;
 mod floods;
 mod frames;
