@@ -11,6 +11,7 @@ pub mod demo;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use holdfast_config::plan::{Cores, Plan, Ring, Rule, StorageKind};
 use holdfast_runtime::data_core::{self, Driver, Spec};
@@ -27,6 +28,10 @@ use crate::shared::Shared;
 
 /// Messages between two threads that may wait before the sender's spill queue takes them.
 const RING: usize = 1024;
+/// How often is looked whether a core has ended.
+const MOURN: std::time::Duration = std::time::Duration::from_millis(500);
+/// Exit code after a core ended by a fault: EX_SOFTWARE of sysexits.h.
+const CORE_DIED: u8 = 70;
 
 /// Keys that the configuration does not give: drawn once a process.
 #[derive(Clone)]
@@ -316,8 +321,90 @@ fn start(
         log::info(format!("admin on {admin}"));
     }
     announce(&addresses);
+    let (ending, stopper) = (shared.clone(), control.stopper());
+    let dead = mourn(
+        handles,
+        move || ending.unready.load(Relaxed),
+        move || stopper.stop(true),
+    );
     let exit = control.run(control_port);
     Ok(match exit {
+        _ if dead.load(Relaxed) => CORE_DIED,
         Exit::Drained | Exit::TimedOut | Exit::Forced => 0,
     })
+}
+
+/// Watches for a core that ends before its time. Its shard is gone, and its listeners take connections
+/// that nobody serves: whoever started the process must start it anew. The others get their moment to
+/// finish (`stop`). Says whether it happened; while the process is `ending` it is no fault.
+fn mourn(
+    handles: Vec<data_core::Handle>,
+    ending: impl Fn() -> bool + Send + 'static,
+    stop: impl Fn() + Send + 'static,
+) -> Arc<AtomicBool> {
+    let dead = Arc::new(AtomicBool::new(false));
+    let told = dead.clone();
+    let watch = move || {
+        loop {
+            std::thread::sleep(MOURN);
+            let mut ended = handles.iter().filter(|h| h.is_finished()).peekable();
+            if ended.peek().is_none() {
+                continue;
+            }
+            let names: Vec<&str> = ended.map(data_core::Handle::name).collect();
+            if !ending() {
+                log::error(format!(
+                    "{} ended by a fault: the process ends, to be started anew",
+                    names.join(", ")
+                ));
+                told.store(true, Relaxed);
+                stop();
+            }
+            return;
+        }
+    };
+    // Without it a dead core is still told of, as one that stands still.
+    if let Err(error) = std::thread::Builder::new()
+        .name("mourn".to_owned())
+        .spawn(watch)
+    {
+        log::warn(format!("no thread to watch the cores: {error}"));
+    }
+    dead
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn core(name: &str, faulty: bool) -> data_core::Handle {
+        let spec = Spec {
+            name: name.to_owned(),
+            cpu: None,
+            driver: Driver::Legacy,
+            busy_poll: Duration::ZERO,
+        };
+        let run = move || async move {
+            assert!(!faulty, "a fault of a core");
+            std::future::pending::<()>().await;
+        };
+        data_core::spawn(spec, run).expect("a core")
+    }
+
+    #[test]
+    fn a_core_that_ends_by_a_fault_ends_the_process() {
+        let (stop, stopped) = mpsc::channel();
+        let handles = vec![core("sound", false), core("faulty", true)];
+        let dead = mourn(
+            handles,
+            || false,
+            move || stop.send(()).expect("the test waits"),
+        );
+        stopped
+            .recv_timeout(Duration::from_secs(10))
+            .expect("the process is told to end");
+        assert!(dead.load(Relaxed));
+    }
 }
