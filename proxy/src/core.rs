@@ -28,7 +28,7 @@ use crate::accept::{self, Conn, Parked, is_loopback};
 use crate::accesslog::{self, Record};
 use crate::boot::ProcessKeys;
 use crate::entropy::Entropy;
-use crate::event::Event;
+use crate::event::{Event, EventKind};
 use crate::generation::Generation;
 use crate::message::{Message, UpstreamRef};
 use crate::metrics::{CoreMetrics, Metric};
@@ -72,6 +72,8 @@ pub struct Core {
     keys: Arc<ProcessKeys>,
     entropy: RefCell<Entropy>,
     request_ids: Cell<(u64, u64)>,
+    /// Events without a session so far.
+    ordinals: Cell<u64>,
     spread: Cell<u64>,
     lines: accesslog::Lines,
     events: RefCell<Vec<Event>>,
@@ -161,6 +163,7 @@ impl Core {
             older: RefCell::default(),
             keys,
             request_ids: Cell::new((entropy.u64(), 0)),
+            ordinals: Cell::new(0),
             spread: Cell::new(entropy.u64() | 1),
             entropy: RefCell::new(entropy),
             lines: accesslog::Lines::default(),
@@ -381,6 +384,31 @@ impl Core {
         }
     }
 
+    /// What tells apart events that belong to no session: the core, and a number given once.
+    pub fn next_ordinal(&self) -> u64 {
+        let next = self.ordinals.get() + 1;
+        self.ordinals.set(next);
+        ((self.index as u64) << 48) | next
+    }
+
+    /// Passes the events of this turn on, in the order in which they happened.
+    fn tell(&self) {
+        let mut events = std::mem::take(&mut *self.events.borrow_mut());
+        if !events.is_empty() {
+            // The shard's are collected after those of requests. Within a millisecond, a session is
+            // before its pins.
+            events.sort_by_key(|event| {
+                let pin = matches!(
+                    event.kind,
+                    EventKind::AffinityEstablished | EventKind::AffinityBroken
+                );
+                (event.at, pin)
+            });
+            self.mesh
+                .send(self.shared.control(), Message::Events(events));
+        }
+    }
+
     /// Counts connections that came (or went).
     pub fn opened(&self, change: isize) {
         let open = self.open.get().saturating_add_signed(change);
@@ -413,6 +441,8 @@ impl Core {
     pub fn check_drained(&self) {
         if self.draining.get() && self.open.get() == 0 && !self.drained.replace(true) {
             self.lines.flush(self);
+            self.sessions.drain_events(self);
+            self.tell();
             self.mesh.send(self.shared.control(), Message::Drained);
         }
     }
@@ -446,6 +476,8 @@ impl Core {
             Message::Drain => self.drain(),
             Message::End => {
                 self.lines.flush(self);
+                self.sessions.drain_events(self);
+                self.tell();
                 self.ended.set(true);
                 self.wake();
             }
@@ -562,11 +594,7 @@ async fn turns(core: &'static Core) {
         let generation = core.generation();
         core.sessions
             .turn(core, &generation, turn * TURN.as_millis() as u64);
-        let events = std::mem::take(&mut *core.events.borrow_mut());
-        if !events.is_empty() {
-            core.mesh
-                .send(core.shared.control(), Message::Events(events));
-        }
+        core.tell();
         gauges(core, &generation);
         if turn.is_multiple_of(5) {
             core.metrics().count(Metric::Turns);

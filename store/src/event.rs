@@ -73,9 +73,20 @@ pub struct Event {
     pub reason: &'static str,
     /// The session's subject, as JSON text, where it is known.
     pub subject: Option<Box<str>>,
+    /// About which upstream, if about one.
+    pub upstream: Option<Box<UpstreamName>>,
     /// Tells apart events of one kind and session that may happen several times: the session's version
-    /// for a rotation, the upstream for a pin.
+    /// for a rotation, the upstream for a pin; without a session, a number that its maker gives once.
     pub ordinal: u64,
+}
+
+/// An upstream as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamName {
+    /// Its service.
+    pub service: Box<str>,
+    /// Its id.
+    pub id: Box<str>,
 }
 
 impl Event {
@@ -87,6 +98,12 @@ impl Event {
             hash.update(sid.0);
         }
         hash.update(self.ordinal.to_le_bytes());
+        if let Some(upstream) = &self.upstream {
+            for name in [&upstream.service, &upstream.id] {
+                hash.update((name.len() as u64).to_le_bytes());
+                hash.update(name.as_bytes());
+            }
+        }
         // Once in a session's life: not told apart by time, which two owners may judge differently.
         let once = matches!(
             self.kind,
@@ -123,6 +140,7 @@ mod tests {
             sid: Some(Sid([1; 16])),
             reason: "",
             subject: None,
+            upstream: None,
             ordinal,
         };
         use EventKind::*;

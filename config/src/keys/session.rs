@@ -297,7 +297,7 @@ fn watching() -> Vec<Key> {
         key(p("metrics"), Map, ABSENT, "Prometheus metrics at /metrics.", Yes),
         key(p("metrics.enabled"), Bool, Is("true"), "false leaves the endpoint out.", Yes),
         key(p("metrics.collect"), Enums(METRICS), Else("all"), "Which session metrics are shown.", Yes),
-        key(p("events"), Map, ABSENT, "What happens to sessions, as CloudEvents.", No("events; none is emitted")),
+        key(p("events"), Map, ABSENT, "What happens to sessions, as CloudEvents.", Yes),
         key(p("events.emit"), Enums(EVENTS), Else("all"), "Which events.", Yes),
         key(p("events.handlers"), Map, ABSENT, "Where they go.", Yes),
         key(p("events.handlers.webhook"), Map, ABSENT, "A batched POST.", Yes),

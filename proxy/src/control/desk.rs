@@ -12,10 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use holdfast_store::id::Sid;
 use holdfast_store::shard::{Answer, Ask};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::admin::error::ApiError;
+use super::events::Subscription;
+use super::events::told::Told;
+use super::events::webhook;
 use super::reload::{Outcome, Reply};
 use super::status::{Status, UpstreamStatus};
 use crate::pin::state::AdminState;
@@ -41,6 +45,22 @@ pub enum Command {
         ask: Ask,
         /// Dropped unanswered where there is no room to ask.
         reply: oneshot::Sender<Answer>,
+    },
+    /// Follow the events.
+    Subscribe {
+        /// After this one.
+        last: Option<String>,
+        /// Told when the reader is too slow.
+        end: Arc<Notify>,
+        /// Dropped unanswered where there are too many streams.
+        reply: oneshot::Sender<Subscription>,
+    },
+    /// The journal of a session.
+    Journal {
+        /// Which.
+        sid: Sid,
+        /// Its events, oldest first.
+        reply: oneshot::Sender<Vec<Arc<Told>>>,
     },
     /// Take the configuration again.
     Reload(Reply),
@@ -103,6 +123,8 @@ pub struct Desk {
     pub shared: Arc<Shared>,
     /// What is counted here.
     pub counts: Arc<DeskCounts>,
+    /// What the webhook counts.
+    pub webhook: Arc<webhook::Counts>,
 }
 
 impl Desk {
@@ -110,6 +132,7 @@ impl Desk {
     pub fn new(
         shared: Arc<Shared>,
         setups: watch::Receiver<Arc<Setup>>,
+        webhook: Arc<webhook::Counts>,
     ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(QUEUE);
         (
@@ -118,6 +141,7 @@ impl Desk {
                 setups,
                 shared,
                 counts: Arc::default(),
+                webhook,
             },
             queue,
         )
@@ -134,6 +158,27 @@ impl Desk {
     /// [`Unanswered`].
     pub async fn ask(&self, core: usize, ask: Ask) -> Result<Answer, Unanswered> {
         self.wait(|reply| Command::Ask { core, ask, reply }).await
+    }
+
+    /// Follows the events, after `last` where one is named. `end` is told when the reader is too slow.
+    ///
+    /// # Errors
+    /// [`Unanswered`]: busy where there are too many streams.
+    pub async fn subscribe(
+        &self,
+        last: Option<String>,
+        end: Arc<Notify>,
+    ) -> Result<Subscription, Unanswered> {
+        self.wait(|reply| Command::Subscribe { last, end, reply })
+            .await
+    }
+
+    /// The journal of a session, oldest first.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn journal(&self, sid: Sid) -> Result<Vec<Arc<Told>>, Unanswered> {
+        self.wait(|reply| Command::Journal { sid, reply }).await
     }
 
     /// Takes the configuration again.

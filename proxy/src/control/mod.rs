@@ -2,7 +2,7 @@
 //!
 //! Owns the admin endpoint ([`admin`]), health of upstreams ([`health`], [`probe`]), their names
 //! ([`resolve`]), reloads ([`reload`], [`changes`]), the access log's writer ([`log`]), signals and the end of the process ([`signals`],
-//! [`shutdown`]), the watch over the cores ([`watch`]) and the last events ([`journal`]).
+//! [`shutdown`]), the watch over the cores ([`watch`]) and what is done with events ([`events`]).
 //!
 //! Boot calls [`Control::prepare`] before the cores are built, so that a taken port or a log that
 //! can't be written is an error at the start, and [`Control::run`] on the main thread, which ends with
@@ -21,8 +21,8 @@
 pub mod admin;
 pub mod changes;
 pub mod desk;
+pub mod events;
 pub mod health;
-pub mod journal;
 pub mod log;
 pub mod notify;
 pub mod probe;
@@ -44,13 +44,15 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use holdfast_runtime::mesh::Port;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 use self::desk::Desk;
+use self::events::{Hub, webhook};
 use self::log::{LogWriter, Target};
 use self::shutdown::Exit;
 use self::signals::Signals;
@@ -65,6 +67,9 @@ const LOOK_UPS: usize = 8;
 
 /// How long the access log may take to write its rest at the end.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long the webhook may take to send its rest at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// How the control thread behaves, beside the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -207,14 +212,20 @@ impl Control {
         let local = LocalSet::new();
         let (exit, log) = local.block_on(&runtime, async move {
             let (setups, current) = tokio::sync::watch::channel(Arc::clone(&setup));
-            let (desk, commands) = Desk::new(Arc::clone(&shared), current);
+            let sent = Arc::<webhook::Counts>::default();
+            let (queue, queued) = webhook::Queue::new(Arc::clone(&sent));
+            let sending = webhook::run(queued, current.clone(), Arc::clone(&sent));
+            let sending = tokio::spawn(sending);
+            let (desk, commands) = Desk::new(Arc::clone(&shared), current, Arc::clone(&sent));
             if let Some((listener, address)) = listener {
                 serve_admin(listener, address, &desk);
             }
-            let mut all = Loop::new(shared, setups, options, port.local(), desk, log);
+            let hub = Hub::new(&setup, queue);
+            let mut all = Loop::new(shared, setups, options, port.local(), desk, log, hub);
             let exit = all.turn_until_the_end(commands, sources).await;
             all.last_words().await;
             all.local.close();
+            last_events(sending, &sent).await;
             (exit, all.log)
         });
         // A look-up that hangs must not hold up the end.
@@ -226,6 +237,18 @@ impl Control {
             say::warn("the access log did not take its last lines in time");
         }
         exit
+    }
+}
+
+/// Lets the webhook send its rest, and says what it could not.
+async fn last_events(sending: JoinHandle<()>, counts: &webhook::Counts) {
+    let waiting = || counts.waiting.load(Relaxed);
+    if waiting() > 0 {
+        // The queue is closed: it ends when all is decided.
+        let _ = tokio::time::timeout(LAST_EVENTS, sending).await;
+    }
+    if waiting() > 0 {
+        say::warn(format!("webhook: {} events were not sent", waiting()));
     }
 }
 

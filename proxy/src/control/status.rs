@@ -70,10 +70,8 @@ pub struct ControlCounts {
     pub log_lines_dropped: u64,
     /// Failed writes and reopenings of the access log.
     pub log_errors: u64,
-    /// Events taken.
-    pub events: u64,
-    /// Events that pushed an older one out of the ring.
-    pub events_displaced: u64,
+    /// Events.
+    pub events: super::events::Counts,
     /// Failed look-ups of upstream names.
     pub resolver_errors: u64,
     /// Questions to shards that weren't answered in time.

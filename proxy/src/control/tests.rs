@@ -58,7 +58,10 @@ fn an_operator_sets_states() {
         });
     }
     let families = strict::read(&played.get("/metrics").body).unwrap();
-    assert_eq!(families["gateway_events_total"].value(&[]), 1.0);
+    assert_eq!(
+        families["gateway_events_total"].value(&[("type", "upstreamStateChanged")]),
+        1.0
+    );
     let all = played.get("/api/upstreams").json();
     let upstreams = &all["services"][0]["upstreams"];
     assert_eq!(

@@ -18,15 +18,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use holdfast_runtime::mesh::{Calls, Local};
-use holdfast_store::event::EventKind;
 use holdfast_store::shard::{Answer, Ask};
 use tokio::sync::watch::Sender as Published;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::desk::{Command, Desk};
+use super::events::Hub;
 use super::health::{self, Board, Report};
-use super::journal::Journal;
 use super::log::{LogCounters, LogWriter, Opened};
 use super::reload::{Prepared, Reloader};
 use super::resolve::{self, NameId, Names};
@@ -35,7 +34,7 @@ use super::signals::{Caught, Signals};
 use super::status::{ControlCounts, Status};
 use super::watch::{self, Change, Watch};
 use super::{Options, notify};
-use crate::event::Event;
+use crate::event::{Event, EventKind, UpstreamName};
 use crate::log as say;
 use crate::message::Message;
 use crate::metrics::Metric;
@@ -98,7 +97,7 @@ pub(super) struct Loop {
     log_counters: Arc<LogCounters>,
     ending: Ending,
     watch: Watch,
-    journal: Journal<Event>,
+    pub(super) hub: Hub,
     announced: bool,
 }
 
@@ -111,6 +110,7 @@ impl Loop {
         local: Local<Message>,
         desk: Desk,
         log: Option<LogWriter>,
+        hub: Hub,
     ) -> Self {
         let (report, reports) = mpsc::channel(REPORTS);
         let (answer, answers) = mpsc::channel(REPORTS);
@@ -126,7 +126,7 @@ impl Loop {
             watch: Watch::new(shared.cores),
             log_counters: log.as_ref().map(LogWriter::counters).unwrap_or_default(),
             calls: Calls::new(),
-            journal: Journal::default(),
+            hub,
             announced: false,
             shared,
             setups,
@@ -234,7 +234,7 @@ impl Loop {
                 Some(log) => log.write(from, bytes),
                 None => self.local.send(from, Message::LogBuffer(emptied(bytes))),
             },
-            Message::Events(events) => self.journal.extend(events),
+            Message::Events(events) => self.hub.extend(events),
             Message::Ready => {
                 self.watch.ready(from);
             }
@@ -270,7 +270,8 @@ impl Loop {
         if self.reloader.again() {
             self.reload(None);
         }
-        let (local, journal, cores) = (&self.local, &mut self.journal, self.shared.cores);
+        let (local, hub, setup) = (&self.local, &mut self.hub, &self.setup);
+        let cores = self.shared.cores;
         self.board.turn(|changed| {
             let health::Changed {
                 upstream,
@@ -288,7 +289,7 @@ impl Loop {
                     },
                 );
             }
-            journal.extend(event.map(|state| state_changed(upstream, state)));
+            hub.extend(event.map(|state| state_changed(setup, upstream, state)));
         });
         if !self.announced && self.watch.all_ready() && self.names.settled() {
             self.announced = true;
@@ -325,6 +326,7 @@ impl Loop {
         while (self.drain() || self.local.stats().spilled > 0) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        self.hub.close();
     }
 
     fn all_cores(&self, message: impl Fn() -> Message) {
@@ -387,6 +389,14 @@ impl Loop {
             }
             Command::Reload(reply) => self.reload(Some(reply)),
             Command::Ask { core, ask, reply } => self.ask(core, ask, reply),
+            Command::Subscribe { last, end, reply } => {
+                if let Some(subscription) = self.hub.subscribe(last.as_deref(), end) {
+                    let _ = reply.send(subscription);
+                }
+            }
+            Command::Journal { sid, reply } => {
+                let _ = reply.send(self.hub.journal(&sid));
+            }
         }
     }
 
@@ -454,8 +464,7 @@ impl Loop {
             counts: ControlCounts {
                 log_lines_dropped: self.log_counters.dropped.load(Relaxed),
                 log_errors: self.log_counters.errors.load(Relaxed),
-                events: self.journal.taken(),
-                events_displaced: self.journal.displaced(),
+                events: self.hub.counts(),
                 resolver_errors: self.names.errors(),
                 ask_timeouts: counts.late.load(Relaxed),
                 asks_refused: counts.busy.load(Relaxed),
@@ -467,14 +476,24 @@ impl Loop {
 }
 
 /// The event of an upstream's new state. It belongs to no session.
-fn state_changed(upstream: UpstreamId, state: UpstreamState) -> Event {
+fn state_changed(setup: &Setup, upstream: UpstreamId, state: UpstreamState) -> Event {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let mut all = setup.all_endpoints();
+    let named = all.find(|(_, _, endpoint)| endpoint.id == upstream);
+    let name = named.and_then(|(s, u, _)| {
+        let service = setup.plan.services.get(s)?;
+        Some(Box::new(UpstreamName {
+            service: service.name.as_str().into(),
+            id: service.upstreams.get(u)?.id.as_str().into(),
+        }))
+    });
     Event {
         kind: EventKind::UpstreamStateChanged,
         at: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
         sid: None,
         reason: state.name(),
         subject: None,
+        upstream: name,
         ordinal: u64::from(upstream.0),
     }
 }

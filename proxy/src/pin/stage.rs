@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use super::choose::{Candidate, Tried};
 use super::cookie::Miss;
-use super::ids::UpstreamTag;
 use super::policy::{
     Action, CookieAction, CookiePin, Decider, Facts, Outcome, RulePolicy, Step, Verdict, View,
 };
@@ -20,7 +19,7 @@ use crate::accept::Conn;
 use crate::accesslog::Record;
 use crate::core::Core;
 use crate::deliver::page::Refusal;
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, UpstreamName};
 use crate::forward::{pool::Active, queue};
 use crate::generation::ServiceCore;
 use crate::message::UpstreamRef;
@@ -378,7 +377,9 @@ fn events(core: &Core, conn: &Conn, pinned: &Pinned) {
         sid,
         reason,
         subject: None,
-        ordinal: tag_of(conn, pinned, upstream).0,
+        upstream: name_of(conn, pinned, upstream),
+        // The names tell apart the pins of a session.
+        ordinal: sid.map_or_else(|| core.next_ordinal(), |_| 0),
     };
     if let Some((upstream, lost)) = pinned.verdict.broken {
         core.emit(event(EventKind::AffinityBroken, upstream, lost.name()));
@@ -389,7 +390,12 @@ fn events(core: &Core, conn: &Conn, pinned: &Pinned) {
     }
 }
 
-fn tag_of(conn: &Conn, pinned: &Pinned, upstream: usize) -> UpstreamTag {
-    let ids = conn.generation.policies[pinned.attached.request.rule].ids();
-    ids.tag(upstream).unwrap_or(UpstreamTag(0))
+fn name_of(conn: &Conn, pinned: &Pinned, upstream: usize) -> Option<Box<UpstreamName>> {
+    let plan = &conn.generation.plan;
+    let service = plan.services.get(pinned.at.service as usize)?;
+    let upstream = service.upstreams.get(upstream)?;
+    Some(Box::new(UpstreamName {
+        service: service.name.as_str().into(),
+        id: upstream.id.as_str().into(),
+    }))
 }

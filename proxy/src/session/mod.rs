@@ -54,6 +54,8 @@ pub struct Sessions {
     cores: usize,
     home: usize,
     sweeping: Cell<bool>,
+    /// Events that the shard has dropped, as far as counted.
+    events_dropped: Cell<u64>,
     next_sweep_ms: Cell<u64>,
 }
 
@@ -193,6 +195,7 @@ impl Sessions {
             cores: shared.cores,
             home: index,
             sweeping: Cell::new(false),
+            events_dropped: Cell::new(0),
             next_sweep_ms: Cell::new(0),
         }
     }
@@ -249,6 +252,18 @@ impl Sessions {
         shard_of(sid, self.cores)
     }
 
+    /// Takes over what the shard has told.
+    pub fn drain_events(&self, core: &Core) {
+        let mut events = Vec::new();
+        let mut shard = self.shard.borrow_mut();
+        shard.drain_events(&mut events);
+        let dropped = shard.counts().events_dropped;
+        drop(shard);
+        let before = self.events_dropped.replace(dropped);
+        core.metrics().add(Metric::EventsDropped, dropped - before);
+        events.into_iter().for_each(|event| core.emit(event));
+    }
+
     /// Background work: cleanup in bounded turns, events, gauges.
     pub fn turn(&self, core: &Core, generation: &Generation, now_ms: u64) {
         let mut shard = self.shard.borrow_mut();
@@ -270,9 +285,9 @@ impl Sessions {
             self.sweeping.set(!shard.sweep(wall, batch).wrapped);
         }
         shard.pins().sweep(wall, batch);
-        let mut events = Vec::new();
-        shard.drain_events(&mut events);
-        events.into_iter().for_each(|event| core.emit(event));
+        drop(shard);
+        self.drain_events(core);
+        let mut shard = self.shard.borrow_mut();
         let (counts, metrics) = (shard.counts(), core.metrics());
         metrics.set(Metric::SessionsActive, shard.len() as u64);
         metrics.set(Metric::SessionCreates, counts.created);
@@ -372,7 +387,8 @@ fn doubled_event(core: &Core) {
         sid: None,
         reason: "two sessions in one request",
         subject: None,
-        ordinal: 0,
+        upstream: None,
+        ordinal: core.next_ordinal(),
     });
 }
 

@@ -83,6 +83,19 @@ pub fn build(service: &Service) -> Result<Option<Arc<Client>>, Error> {
     })))
 }
 
+/// TLS of the gateway's own requests, to servers that the system's authorities vouch for. Reads files.
+///
+/// # Errors
+/// Why the library refuses the settings.
+pub fn public() -> Result<Arc<ClientConfig>, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(files::system_authorities());
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![HTTP1.to_vec()];
+    Ok(Arc::new(config))
+}
+
 fn name(configured: Option<&str>, upstream: &Upstream) -> Result<ServerName<'static>, Error> {
     let text = match (configured, &upstream.address) {
         (Some(name), _) => name.to_owned(),

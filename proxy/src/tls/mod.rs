@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use holdfast_config::plan::Plan;
 
-pub use client::{Client, build as build_client};
+pub use client::{Client, build as build_client, public as public_client};
 pub use server::{Server, build};
 pub use subject::subject;
 

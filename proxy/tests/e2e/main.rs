@@ -7,6 +7,7 @@ mod admin;
 mod affinity;
 mod cli;
 mod clients;
+mod events;
 mod harness;
 mod hostile;
 mod http1;

@@ -327,6 +327,7 @@ impl Shard {
             sid,
             reason,
             subject,
+            upstream: None,
             ordinal,
         });
     }

@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use holdfast_config::plan;
 
 use super::exposition::{Exposition, Type};
+use crate::control::events::{self, webhook};
 use crate::control::process::ProcessFigures;
 use crate::control::status::Status;
+use crate::event::NAMES;
 use crate::metrics::{
     Kind, LATENCY_BOUNDS_US, Metric, PinOutcome, RouteMetrics, TABLE, UpstreamMetrics,
 };
@@ -52,7 +54,12 @@ pub fn enabled(plan: &plan::Plan) -> bool {
 }
 
 /// The body of `/metrics`.
-pub fn body(shared: &Shared, status: &Status, process: &ProcessFigures) -> String {
+pub fn body(
+    shared: &Shared,
+    status: &Status,
+    webhook: &webhook::Counts,
+    process: &ProcessFigures,
+) -> String {
     let plan = &status.setup.plan;
     let collect = plan
         .session
@@ -68,6 +75,7 @@ pub fn body(shared: &Shared, status: &Status, process: &ProcessFigures) -> Strin
     routes(&mut out, &status.setup, wanted);
     upstreams(&mut out, status);
     control(&mut out, shared, status);
+    events(&mut out, &status.counts.events, webhook);
     process_figures(&mut out, process);
     out.finish()
 }
@@ -336,18 +344,6 @@ fn control(out: &mut Exposition, shared: &Shared, status: &Status) {
         counts.log_errors,
     );
     single(
-        "gateway_events_total",
-        Counter,
-        "Events of sessions and pins.",
-        counts.events,
-    );
-    single(
-        "gateway_events_displaced_total",
-        Counter,
-        "Events that left the journal because newer ones came.",
-        counts.events_displaced,
-    );
-    single(
         "gateway_resolver_errors_total",
         Counter,
         "Look-ups of upstream names that failed.",
@@ -397,6 +393,72 @@ fn control(out: &mut Exposition, shared: &Shared, status: &Status) {
         "1, with the version as a label.",
     );
     out.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1u8);
+}
+
+fn events(out: &mut Exposition, counts: &events::Counts, webhook: &webhook::Counts) {
+    use Type::{Counter, Gauge};
+    out.family(
+        "gateway_events_total",
+        Counter,
+        "Events of sessions, pins and upstreams, by type.",
+    );
+    for ((_, name), taken) in NAMES.iter().zip(counts.taken) {
+        out.sample(&[("type", name)], taken);
+    }
+    out.family(
+        "gateway_webhook_events_total",
+        Counter,
+        "Events for the webhook, by what became of them.",
+    );
+    for (result, count) in [
+        ("delivered", &webhook.delivered),
+        ("dropped_full", &webhook.full),
+        ("dropped_refused", &webhook.refused),
+        ("dropped_given_up", &webhook.given_up),
+        ("dropped_removed", &webhook.removed),
+    ] {
+        out.sample(&[("result", result)], count.load(Relaxed));
+    }
+    let mut single = |name: &str, kind, help: &str, value: u64| {
+        out.family(name, kind, help);
+        out.sample(&[], value);
+    };
+    single(
+        "gateway_webhook_failures_total",
+        Counter,
+        "Tries to deliver a batch of events that failed.",
+        webhook.failures.load(Relaxed),
+    );
+    single(
+        "gateway_webhook_waiting",
+        Gauge,
+        "Events that wait for the webhook's receiver.",
+        webhook.waiting.load(Relaxed) as u64,
+    );
+    single(
+        "gateway_event_streams",
+        Gauge,
+        "Streams of events open at the admin endpoint.",
+        counts.streams,
+    );
+    single(
+        "gateway_event_streams_ended_total",
+        Counter,
+        "Streams of events ended because their reader was slow.",
+        counts.slow,
+    );
+    single(
+        "gateway_journal_events",
+        Gauge,
+        "Events kept in the journals of sessions.",
+        counts.journal_kept,
+    );
+    single(
+        "gateway_journal_displaced_total",
+        Counter,
+        "Events that left the journals because of the bound over all sessions.",
+        counts.journal_displaced,
+    );
 }
 
 fn count_of(status: &Status, of: impl Fn(&crate::control::status::CoreStatus) -> bool) -> u64 {

@@ -12,6 +12,7 @@
 //! Tested below over real sockets.
 
 pub mod error;
+pub mod events;
 pub mod exposition;
 pub mod guard;
 pub mod metrics;
@@ -39,7 +40,7 @@ use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use self::error::ApiError;
 use self::guard::Guard;
@@ -85,6 +86,10 @@ impl Admin {
 #[derive(Debug, Clone, Copy)]
 struct Peer(SocketAddr);
 
+/// Ends the connection that a request came by, also while it hangs in a write; an extension of it.
+#[derive(Debug, Clone)]
+pub struct End(Arc<Notify>);
+
 /// What a write did, for the audit line; an extension of a response.
 #[derive(Debug, Clone)]
 pub struct Audit(pub String);
@@ -105,6 +110,8 @@ pub fn router(desk: Desk, address: SocketAddr) -> Router {
             "/api/sessions/{sid}",
             get(sessions::get).delete(sessions::delete),
         )
+        .route("/api/sessions/{sid}/journal", get(events::journal))
+        .route("/api/events", get(events::stream))
         .route("/api/reload", post(reload))
         .route("/api/upstreams", get(upstreams::list))
         .route(
@@ -181,6 +188,8 @@ async fn index() -> Response {
          GET    /api/sessions/{sid}?values=true\n\
          DELETE /api/sessions/{sid}\n\
          DELETE /api/sessions?<indexed field>=<value>\n\
+         GET    /api/sessions/{sid}/journal?values=true\n\
+         GET    /api/events?values=true&type=&sid=  (a stream; Last-Event-ID)\n\
          GET    /api/upstreams\n\
          POST   /api/reload\n\
          PUT    /api/upstreams/{service}/{id}  {\"state\": \"ready|drain|maint|down\"}\n"
@@ -197,7 +206,8 @@ async fn scrape(State(admin): State<Admin>) -> Result<Response, ApiError> {
     if !metrics::enabled(&status.setup.plan) {
         return Err(no_such_path());
     }
-    let body = metrics::body(&admin.desk.shared, &status, &process::read());
+    let desk = &admin.desk;
+    let body = metrics::body(&desk.shared, &status, &desk.webhook, &process::read());
     Ok(([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], body).into_response())
 }
 
@@ -302,9 +312,12 @@ pub async fn serve(listener: TcpListener, router: Router, desk: Desk) {
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
+    let end = Arc::new(Notify::new());
+    let ended = Arc::clone(&end);
     let with_peer =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(End(Arc::clone(&end)));
             service.call(request)
         });
     let mut connection = pin!(
@@ -315,10 +328,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
             .serve_connection(TokioIo::new(stream), with_peer)
     );
     // How a connection ends is its client's business: no line, and the request's answer said the rest.
-    if tokio::time::timeout(LIFE, connection.as_mut())
-        .await
-        .is_err()
-    {
+    let lived = tokio::select! {
+        () = ended.notified() => return,
+        lived = tokio::time::timeout(LIFE, connection.as_mut()) => lived,
+    };
+    if lived.is_err() {
         connection.as_mut().graceful_shutdown();
         let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
     }

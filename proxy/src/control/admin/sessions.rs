@@ -152,12 +152,13 @@ pub async fn delete(
     }
 }
 
-fn no_such() -> ApiError {
+/// 404.
+pub fn no_such() -> ApiError {
     ApiError::not_found("there is no such session")
 }
 
 /// An answer of another kind than the question's.
-fn strange() -> ApiError {
+pub fn strange() -> ApiError {
     ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "a core gave an answer of another kind",
@@ -169,7 +170,11 @@ fn sessions_on(admin: &Admin) -> Result<holdfast_config::plan::Session, ApiError
     session.ok_or_else(|| ApiError::not_found("sessions are off"))
 }
 
-fn owner(
+/// The sid of a path, and the core that owns it.
+///
+/// # Errors
+/// 404 where sessions are off, 400 where it is none.
+pub fn owner(
     admin: &Admin,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<(Sid, usize), ApiError> {

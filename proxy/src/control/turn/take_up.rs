@@ -73,6 +73,7 @@ impl Loop {
         let old = std::mem::replace(&mut self.setup, Arc::clone(&setup));
         self.setups.send_replace(Arc::clone(&setup));
         self.board.reload(&setup);
+        self.hub.reload(&setup);
         self.names.reload(&setup, &self.answer);
         let shutdown = &setup.plan.shutdown;
         self.ending.set_times(shutdown.delay, shutdown.timeout);
