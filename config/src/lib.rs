@@ -28,10 +28,12 @@ pub mod plan;
 pub mod report;
 mod schema;
 mod shape;
+mod shown;
 pub mod units;
 mod values;
 mod view;
 
+pub use check::upstream;
 pub use describe::{describe, describe_ring};
 pub use report::Diagnostic;
 pub use schema::schema;
@@ -114,7 +116,8 @@ pub fn load_on(
             run: mode == Mode::Run,
             host,
         };
-        let made = check::plan(&root, &around, &mut report);
+        let mut made = check::plan(&root, &around, &mut report);
+        made.written = shown::shown(&root, keys::table());
         plan = (!report.failed()).then_some(made);
     }
     let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();

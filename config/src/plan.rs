@@ -53,6 +53,8 @@ pub struct Plan {
     pub websocket: WebSocket,
     /// `/metrics` is served: `session.metrics.enabled`, also where sessions are off.
     pub metrics_endpoint: bool,
+    /// What was written, as JSON: secrets masked, variables by their names.
+    pub written: serde_json::Value,
 }
 
 /// One listening address.

@@ -57,6 +57,7 @@ pub(crate) fn plan(root: &Node, around: &Around<'_>, report: &mut Report) -> Pla
         access_log: instance::access_log(&gateway),
         shutdown: instance::shutdown(&gateway),
         websocket: websocket::websocket(&gateway, report),
+        written: serde_json::Value::Null,
         metrics_endpoint: gateway.at("session.metrics.enabled").bool(),
         listeners,
         services,
@@ -64,6 +65,8 @@ pub(crate) fn plan(root: &Node, around: &Around<'_>, report: &mut Report) -> Pla
         session,
     }
 }
+
+pub use services::upstream;
 
 /// What several checks ask for.
 pub(crate) struct Facts {

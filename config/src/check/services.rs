@@ -163,6 +163,21 @@ fn upstreams(item: &View<'_>, report: &mut Report) -> Vec<Upstream> {
     list
 }
 
+/// An upstream from an address as the file writes it, with `id` or the one that follows from the address.
+/// `None` where either is none.
+pub fn upstream(id: Option<&str>, address: &str, weight: u32, backup: bool) -> Option<Upstream> {
+    let address = values::upstream(address)?;
+    let id = id.map_or_else(|| derived_id(&address), str::to_owned);
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let is_name = !id.is_empty() && id.len() <= 128 && id.bytes().all(letters);
+    is_name.then_some(Upstream {
+        id,
+        address,
+        weight,
+        backup,
+    })
+}
+
 /// A name from the address alone: a pin must find its upstream after others came and went.
 fn derived_id(address: &UpstreamAddress) -> String {
     let text = match address {

@@ -17,6 +17,7 @@ use holdfast_store::shard::{Answer, Ask};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::admin::error::ApiError;
+use super::edit::Edit;
 use super::events::Subscription;
 use super::events::told::Told;
 use super::events::webhook;
@@ -64,6 +65,13 @@ pub enum Command {
     },
     /// Take the configuration again.
     Reload(Reply),
+    /// Change the upstreams.
+    Edit {
+        /// How.
+        edit: Edit,
+        /// What came of it.
+        reply: Reply,
+    },
     /// Tell how everything is.
     Status(oneshot::Sender<Status>),
     /// Set an upstream's state, and tell what follows.
@@ -187,6 +195,15 @@ impl Desk {
     /// [`Unanswered`]; the outcome itself is the answer.
     pub async fn reload(&self) -> Result<Outcome, Unanswered> {
         self.wait_for(RELOAD_PATIENCE, Command::Reload).await
+    }
+
+    /// Changes the upstreams.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; the outcome itself is the answer.
+    pub async fn edit(&self, edit: Edit) -> Result<Outcome, Unanswered> {
+        self.wait_for(RELOAD_PATIENCE, |reply| Command::Edit { edit, reply })
+            .await
     }
 
     /// How everything is.

@@ -21,6 +21,7 @@
 pub mod admin;
 pub mod changes;
 pub mod desk;
+pub mod edit;
 pub mod events;
 pub mod health;
 pub mod log;

@@ -150,6 +150,18 @@ impl Reloader {
         Some(self.files.clone())
     }
 
+    /// A change by an operator is asked for. True: it is to be prepared now. Otherwise another is under way,
+    /// and whoever asked has been told.
+    pub fn want_edit(&mut self, reply: Reply) -> bool {
+        if !matches!(self.stage, Stage::Idle) {
+            let _ = reply.send(Err(vec!["another change is under way".to_owned()]));
+            return false;
+        }
+        self.waiting.push(reply);
+        self.stage = Stage::Preparing;
+        true
+    }
+
     /// The reload under way failed: everything is as it was. Those who wait are told.
     pub fn failed(&mut self, errors: Vec<String>) {
         self.counts.failed += 1;
@@ -267,10 +279,25 @@ pub async fn prepare(
     files: Vec<String>,
     old: Arc<Setup>,
     cpus: Box<[Option<usize>]>,
-    mut known: Known,
+    known: Known,
     logs: bool,
 ) -> Result<Prepared, Vec<String>> {
     let (plan, warnings) = aside(move || read(&files)).await?;
+    prepare_plan(plan, warnings, old, cpus, known, logs).await
+}
+
+/// The same for a plan that is there already.
+///
+/// # Errors
+/// Every one that can be found.
+pub async fn prepare_plan(
+    plan: Plan,
+    warnings: Vec<String>,
+    old: Arc<Setup>,
+    cpus: Box<[Option<usize>]>,
+    mut known: Known,
+    logs: bool,
+) -> Result<Prepared, Vec<String>> {
     let errors = changes::needs_restart(&old.plan, &plan);
     if !errors.is_empty() {
         return Err(errors);

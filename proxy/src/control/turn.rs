@@ -388,6 +388,7 @@ impl Loop {
                 }
             }
             Command::Reload(reply) => self.reload(Some(reply)),
+            Command::Edit { edit, reply } => self.edit(&edit, reply),
             Command::Ask { core, ask, reply } => self.ask(core, ask, reply),
             Command::Subscribe { last, end, reply } => {
                 if let Some(subscription) = self.hub.subscribe(last.as_deref(), end) {

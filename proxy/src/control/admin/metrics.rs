@@ -48,9 +48,7 @@ const STATES: [UpstreamState; 4] = [
 
 /// Is `/metrics` served?
 pub fn enabled(plan: &plan::Plan) -> bool {
-    plan.session
-        .as_ref()
-        .is_none_or(|session| session.metrics.enabled)
+    plan.metrics_endpoint
 }
 
 /// The body of `/metrics`.

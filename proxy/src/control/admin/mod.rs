@@ -15,10 +15,12 @@ pub mod error;
 pub mod events;
 pub mod exposition;
 pub mod guard;
+pub mod instance;
 pub mod metrics;
 pub mod probes;
 pub mod sessions;
 pub mod upstreams;
+pub mod writes;
 
 #[cfg(test)]
 mod tests;
@@ -104,19 +106,29 @@ pub fn router(desk: Desk, address: SocketAddr) -> Router {
         .route("/metrics", get(scrape))
         .route(
             "/api/sessions",
-            get(sessions::list).delete(sessions::delete_by),
+            get(sessions::list)
+                .post(writes::create)
+                .delete(sessions::delete_by),
         )
         .route(
             "/api/sessions/{sid}",
-            get(sessions::get).delete(sessions::delete),
+            get(sessions::get)
+                .patch(writes::patch)
+                .delete(sessions::delete),
         )
+        .route("/api/sessions/{sid}/tokens", post(writes::new_token))
+        .route("/api/config", get(instance::config))
+        .route("/api/cluster", get(instance::cluster))
+        .route("/api/upstreams/{service}", post(upstreams::add))
         .route("/api/sessions/{sid}/journal", get(events::journal))
         .route("/api/events", get(events::stream))
         .route("/api/reload", post(reload))
         .route("/api/upstreams", get(upstreams::list))
         .route(
             "/api/upstreams/{service}/{id}",
-            get(upstreams::get).put(upstreams::put),
+            get(upstreams::get)
+                .put(upstreams::put)
+                .delete(upstreams::remove),
         );
     router
         .fallback(async || no_such_path())

@@ -165,7 +165,11 @@ pub fn strange() -> ApiError {
     )
 }
 
-fn sessions_on(admin: &Admin) -> Result<holdfast_config::plan::Session, ApiError> {
+/// The configuration of sessions.
+///
+/// # Errors
+/// 404 where they are off.
+pub fn sessions_on(admin: &Admin) -> Result<holdfast_config::plan::Session, ApiError> {
     let session = admin.desk.setup().plan.session.clone();
     session.ok_or_else(|| ApiError::not_found("sessions are off"))
 }
@@ -295,7 +299,7 @@ struct Listed {
 /// A session as it is shown.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
+pub struct Shown {
     sid: String,
     created: String,
     last_access: String,
@@ -328,7 +332,8 @@ impl Value {
 }
 
 impl Shown {
-    fn new(view: &View, core: usize, values: bool) -> Self {
+    /// `values`: as they are, else masked.
+    pub fn new(view: &View, core: usize, values: bool) -> Self {
         let time = |ms: u64| Rfc3339(UNIX_EPOCH + Duration::from_millis(ms)).to_string();
         let data: BTreeMap<String, Box<RawValue>> =
             serde_json::from_slice(&view.data).unwrap_or_default();

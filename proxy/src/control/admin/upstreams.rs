@@ -1,7 +1,8 @@
 //! `/api/upstreams`: which there are, how they do, and an operator's hand on them.
 //!
 //! A state that is set holds until it is set again or the process ends; `ready` gives the decision back
-//! to health. Tested over sockets with the rest of `admin`.
+//! to health. A weight, and an upstream that is added or removed, holds until the files are taken again.
+//! Tested over sockets with the rest of `admin`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::error::{ApiError, json as answer};
 use super::{Admin, Audit};
+use crate::control::edit::{Edit, What};
 use crate::control::status::UpstreamStatus;
 use crate::message::UpstreamRef;
 use crate::pin::state::AdminState;
@@ -27,7 +29,24 @@ pub type Names = Result<Path<(String, String)>, PathRejection>;
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Change {
-    state: String,
+    state: Option<String>,
+    weight: Option<u32>,
+}
+
+/// What a POST brings.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct New {
+    id: Option<String>,
+    address: String,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default)]
+    backup: bool,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// GET /api/upstreams
@@ -56,14 +75,8 @@ pub async fn list(State(admin): State<Admin>) -> Result<Response, ApiError> {
 
 /// GET /api/upstreams/{service}/{id}
 pub async fn get(State(admin): State<Admin>, path: Names) -> Result<Response, ApiError> {
-    let status = admin.desk.status().await?;
-    let at = find(&status.setup, path)?;
-    let known = status
-        .upstreams
-        .get(at.service as usize)
-        .and_then(|service| service.get(at.upstream as usize));
-    let known = known.ok_or_else(|| ApiError::not_found("there is no such upstream"))?;
-    Ok(answer(StatusCode::OK, &upstream(&status.setup, at, known)))
+    let shown = one_of(&admin, read(path)?).await?;
+    Ok(answer(StatusCode::OK, &shown))
 }
 
 /// PUT /api/upstreams/{service}/{id}
@@ -73,20 +86,101 @@ pub async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     let setup = admin.desk.setup();
-    let at = find(&setup, path)?;
+    let names = read(path)?;
+    let at = find(&setup, &names.0.0, &names.0.1)?;
     let change: Change = super::body(body).await?;
-    let state = AdminState::parse(&change.state)
-        .ok_or_else(|| ApiError::bad("state is one of ready, drain, maint, down"))?;
-    let known = admin.desk.set_state(id_of(&setup, at)?, state).await?;
-    let mut response = answer(StatusCode::OK, &upstream(&setup, at, &known));
-    response
-        .extensions_mut()
-        .insert(Audit(format!("state={}", state.name())));
-    Ok(response)
+    let state = change.state.as_deref().map(|state| {
+        AdminState::parse(state)
+            .ok_or_else(|| ApiError::bad("state is one of ready, drain, maint, down"))
+    });
+    let state = state.transpose()?;
+    if state.is_none() && change.weight.is_none() {
+        return Err(ApiError::bad("a state or a weight is needed"));
+    }
+    let Path((service, id)) = names;
+    let mut done = Vec::new();
+    if let Some(weight) = change.weight {
+        let what = What::Weight(id.clone(), weight);
+        edit(&admin, &service, what).await?;
+        done.push(format!("weight={weight}"));
+    }
+    if let Some(state) = state {
+        admin.desk.set_state(id_of(&setup, at)?, state).await?;
+        done.push(format!("state={}", state.name()));
+    }
+    let shown = one_of(&admin, Path((service, id))).await?;
+    Ok(audited(answer(StatusCode::OK, &shown), done.join(" ")))
 }
 
-fn find(setup: &Setup, path: Names) -> Result<UpstreamRef, ApiError> {
-    let Path((service, id)) = path.map_err(|_| ApiError::bad("the path is malformed"))?;
+/// POST /api/upstreams/{service}
+pub async fn add(
+    State(admin): State<Admin>,
+    path: Result<Path<String>, PathRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Path(service) = path.map_err(|_| ApiError::bad("the path is malformed"))?;
+    let new: New = super::body(body).await?;
+    let made = holdfast_config::upstream(new.id.as_deref(), &new.address, new.weight, new.backup);
+    let made = made.ok_or_else(|| {
+        ApiError::bad("address is host:port or unix:/path, id of letters, digits, `.`, `_` and `-`")
+    })?;
+    let id = made.id.clone();
+    edit(&admin, &service, What::Add(made)).await?;
+    let done = format!("upstream={id}");
+    let shown = one_of(&admin, Path((service, id))).await?;
+    Ok(audited(answer(StatusCode::CREATED, &shown), done))
+}
+
+/// DELETE /api/upstreams/{service}/{id}
+pub async fn remove(State(admin): State<Admin>, path: Names) -> Result<Response, ApiError> {
+    let Path((service, id)) = read(path)?;
+    find(&admin.desk.setup(), &service, &id)?;
+    edit(&admin, &service, What::Remove(id)).await?;
+    Ok(answer(StatusCode::OK, &json!({ "removed": 1 })))
+}
+
+fn audited(mut response: Response, done: String) -> Response {
+    response.extensions_mut().insert(Audit(done));
+    response
+}
+
+/// Carries a change out, and waits until the cores go by it.
+async fn edit(admin: &Admin, service: &str, what: What) -> Result<(), ApiError> {
+    let service = service.to_owned();
+    if !admin
+        .desk
+        .setup()
+        .plan
+        .services
+        .iter()
+        .any(|s| s.name == service)
+    {
+        return Err(ApiError::not_found("there is no such service"));
+    }
+    let outcome = admin.desk.edit(Edit { service, what }).await?;
+    outcome
+        .map(drop)
+        .map_err(|errors| ApiError::new(StatusCode::CONFLICT, errors.join("; ")))
+}
+
+/// One upstream as it is shown.
+async fn one_of(
+    admin: &Admin,
+    Path((service, id)): Path<(String, String)>,
+) -> Result<Value, ApiError> {
+    let status = admin.desk.status().await?;
+    let at = find(&status.setup, &service, &id)?;
+    let of_service = status.upstreams.get(at.service as usize);
+    let known = of_service.and_then(|all| all.get(at.upstream as usize));
+    let known = known.ok_or_else(|| ApiError::not_found("there is no such upstream"))?;
+    Ok(upstream(&status.setup, at, known))
+}
+
+fn read(path: Names) -> Result<Path<(String, String)>, ApiError> {
+    path.map_err(|_| ApiError::bad("the path is malformed"))
+}
+
+fn find(setup: &Setup, service: &str, id: &str) -> Result<UpstreamRef, ApiError> {
     let services = &setup.plan.services;
     let s = services
         .iter()

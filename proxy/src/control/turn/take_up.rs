@@ -9,6 +9,7 @@ use std::time::Instant;
 use holdfast_runtime::socket::Bound;
 
 use super::Loop;
+use crate::control::edit::Edit;
 use crate::control::reload::{self, NewLog, Prepared, Reloaded, Reply};
 use crate::control::shutdown::Phase;
 use crate::log as say;
@@ -37,6 +38,33 @@ impl Loop {
         tokio::spawn(async move {
             let prepared = reload::prepare(files, setup, cpus, known, logs).await;
             // The loop has ended: there is nothing to reload any more.
+            let _ = done.send(prepared).await;
+        });
+    }
+
+    /// Begins a change of upstreams by an operator.
+    pub(super) fn edit(&mut self, edit: &Edit, reply: Reply) {
+        let plan = if self.ending.phase() == Phase::Serving {
+            edit.apply(&self.setup.plan)
+        } else {
+            Err("the process is ending".to_owned())
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                let _ = reply.send(Err(vec![error]));
+                return;
+            }
+        };
+        if !self.reloader.want_edit(reply) {
+            return;
+        }
+        let (setup, cpus) = (Arc::clone(&self.setup), self.shared.cpus.clone());
+        let (known, done) = (self.names.known(), self.prepared.clone());
+        let logs = self.log.is_some();
+        tokio::spawn(async move {
+            let none = Vec::new();
+            let prepared = reload::prepare_plan(plan, none, setup, cpus, known, logs).await;
             let _ = done.send(prepared).await;
         });
     }
