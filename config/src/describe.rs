@@ -336,6 +336,28 @@ fn sessions(s: &Session, out: &mut String) {
         StorageKind::Postgres(p) => format!("postgres table {}", p.table),
     };
     line!(out, "  storage {place}");
+    events(&s.events, out);
+}
+
+/// Of the URL the host alone: the rest may hold a secret.
+fn events(events: &Events, out: &mut String) {
+    let which = events.emit.as_ref().map(|names| names.join(", "));
+    let which = which.unwrap_or_else(|| "all".into());
+    let Some(url) = &events.webhook else {
+        if events.emit.is_some() {
+            line!(out, "  events {which}");
+        }
+        return;
+    };
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let signed = if events.webhook_secret.is_some() {
+        "signed"
+    } else {
+        "not signed"
+    };
+    line!(out, "  events {which}, webhook to {host} ({signed})");
 }
 
 fn memory(plan: &Plan, out: &mut String) {

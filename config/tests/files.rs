@@ -617,6 +617,7 @@ fn the_plan_in_words() {
         "tokens signed (2 key(s))",
         "sessions 5000 and 100MB of data, evicted by lfu",
         "at most 20/m a client prefix",
+        "events sessionCreated, sessionDestroyed, webhook to hooks.example.com (signed)",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }

@@ -260,6 +260,12 @@ impl Core {
         )
     }
 
+    /// The upstream that a table pin names, without renewing it.
+    pub async fn pin_peek(&self, service: u32, key: TableKey) -> Option<UpstreamTag> {
+        let (owner, key, _) = self.pin_of(service, key, Duration::ZERO);
+        pinned(self.sessions.ask(self, owner, Ask::PinPeek(key)).await)
+    }
+
     /// Makes a table pin where there is none (or one to `replaces`); what it holds then, and whether this made it.
     pub async fn pin_claim(
         &self,
@@ -473,6 +479,9 @@ impl Core {
             Message::LogBuffer(buffer) => self.lines.returned(buffer),
             Message::Reload { setup, listeners } => self.reload(setup, listeners),
             Message::Connection(moving) => accept::moving::arrive(self, *moving),
+            Message::Explain(question) => {
+                monoio::spawn(crate::explain::answer(self, *question));
+            }
             Message::Drain => self.drain(),
             Message::End => {
                 self.lines.flush(self);

@@ -13,6 +13,7 @@ pub mod core;
 pub mod deliver;
 pub mod entropy;
 pub mod event;
+pub mod explain;
 pub mod forward;
 pub mod generation;
 pub mod h2;

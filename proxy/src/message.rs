@@ -94,6 +94,8 @@ pub enum Message {
     },
     /// Data core to data core: a connection that goes home.
     Connection(Box<crate::accept::moving::Moving>),
+    /// Control to data core: say what would become of a request.
+    Explain(Box<crate::explain::Question>),
     /// Control to data core: stop accepting, finish what is in flight, close what is idle.
     Drain,
     /// Control to data core: end now.

@@ -177,6 +177,17 @@ impl Pins {
         self.touch(slot, now, duration)
     }
 
+    /// The pin of `key`, unless it has expired. Changes nothing.
+    pub fn peek(&self, key: &PinKey, now: u64) -> Option<Pin> {
+        let entry = self.entries.get(self.find(&key.0)? as usize)?;
+        (entry.expires > now).then_some(Pin {
+            upstream: entry.upstream,
+            issued: entry.issued,
+            last_use: entry.last_use,
+            new: false,
+        })
+    }
+
     fn touch(&mut self, slot: u32, now: u64, duration: u64) -> Option<Pin> {
         let entry = self.entries.get_mut(slot as usize)?;
         if entry.expires <= now {

@@ -8,6 +8,7 @@
 //! Tested through `admin` and `control`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use super::events::told::Told;
 use super::events::webhook;
 use super::reload::{Outcome, Reply};
 use super::status::{Status, UpstreamStatus};
+use crate::explain::Question;
 use crate::pin::state::AdminState;
 use crate::setup::{Setup, UpstreamId};
 use crate::shared::Shared;
@@ -56,6 +58,8 @@ pub enum Command {
         /// Dropped unanswered where there are too many streams.
         reply: oneshot::Sender<Subscription>,
     },
+    /// Ask a core what would become of a request.
+    Explain(Box<Question>),
     /// The journal of a session.
     Journal {
         /// Which.
@@ -179,6 +183,25 @@ impl Desk {
     ) -> Result<Subscription, Unanswered> {
         self.wait(|reply| Command::Subscribe { last, end, reply })
             .await
+    }
+
+    /// What would become of a request with this head, from this client.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; what is wrong with the head is an answer.
+    pub async fn explain(
+        &self,
+        head: Vec<u8>,
+        client: IpAddr,
+    ) -> Result<Result<serde_json::Value, String>, Unanswered> {
+        self.wait(|reply| {
+            Command::Explain(Box::new(Question {
+                head,
+                client,
+                reply,
+            }))
+        })
+        .await
     }
 
     /// The journal of a session, oldest first.

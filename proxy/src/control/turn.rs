@@ -99,6 +99,8 @@ pub(super) struct Loop {
     watch: Watch,
     pub(super) hub: Hub,
     announced: bool,
+    /// Requests explained: each core in turn is asked.
+    explained: usize,
 }
 
 impl Loop {
@@ -128,6 +130,7 @@ impl Loop {
             calls: Calls::new(),
             hub,
             announced: false,
+            explained: 0,
             shared,
             setups,
             setup,
@@ -255,6 +258,7 @@ impl Loop {
             | Message::LogBuffer(_)
             | Message::Reload { .. }
             | Message::Connection(_)
+            | Message::Explain(_)
             | Message::Drain
             | Message::End => {
                 static ASTRAY: say::Once = say::Once::new();
@@ -390,6 +394,11 @@ impl Loop {
             Command::Reload(reply) => self.reload(Some(reply)),
             Command::Edit { edit, reply } => self.edit(&edit, reply),
             Command::Ask { core, ask, reply } => self.ask(core, ask, reply),
+            Command::Explain(question) => {
+                let core = self.explained % self.shared.cores.max(1);
+                self.explained = self.explained.wrapping_add(1);
+                self.local.send(core, Message::Explain(question));
+            }
             Command::Subscribe { last, end, reply } => {
                 if let Some(subscription) = self.hub.subscribe(last.as_deref(), end) {
                     let _ = reply.send(subscription);

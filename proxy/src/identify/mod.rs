@@ -170,6 +170,16 @@ impl Identity {
         }
     }
 
+    /// What kind of source this is, in a word.
+    pub fn source_word(&self, source: usize) -> &'static str {
+        match self.sources.get(source).map(|s| &s.source) {
+            Some(Source::Cookie(_)) => "cookie",
+            Some(Source::Header { .. }) => "header",
+            Some(Source::Query { .. }) => "query",
+            None => "none",
+        }
+    }
+
     /// Is this the name of a header that carries tokens?
     pub fn is_identifier_header(&self, name: &[u8]) -> bool {
         self.headers.iter().any(|h| h.eq_ignore_ascii_case(name))
@@ -235,6 +245,54 @@ impl Identity {
         }
         escaped(&masked, json, out);
     }
+}
+
+/// What a head carries of ours, as far as it can be told without a connection.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// By priority: the source, and the token or why it is none.
+    pub tokens: Vec<(usize, Result<Presented, TokenError>)>,
+    /// Names and values of pin cookies.
+    pub pins: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Finds the tokens and pin cookies of a head, for who only looks. Whether a secure cookie may come by this
+/// connection is not judged.
+pub fn seen(identity: &Identity, head: &RequestHead, buf: &[u8]) -> Found {
+    let mut found = Found::default();
+    let read = |text: &[u8], through| {
+        let token = Token::decode(text, &identity.keys);
+        token.map(|(token, signature)| token.presented(signature, through))
+    };
+    for pair in head.values(buf, Name::Cookie).flat_map(cookies::pairs) {
+        if found.tokens.len() + found.pins.len() >= 2 * MAX_CANDIDATES {
+            break;
+        }
+        if let Some(source) = identity.session_cookie(pair.name) {
+            let token = read(pair.value, Kind::CookieOrHeader);
+            found.tokens.push((source, token));
+        } else if identity.is_pin_cookie(pair.name) {
+            found.pins.push((pair.name.to_vec(), pair.value.to_vec()));
+        }
+    }
+    for (i, source) in identity.sources.iter().enumerate() {
+        let value = match source.source {
+            Source::Cookie(_) => None,
+            Source::Header { .. } => {
+                let line = head.lines.iter().find(|l| l.is(buf, &source.name));
+                let value = line.map(|line| line.value(buf));
+                value.map(|value| read(value, Kind::CookieOrHeader))
+            }
+            Source::Query { .. } => {
+                let value = head.query_bytes(buf);
+                let value = value.and_then(|text| query::find(text, &source.name));
+                value.map(|value| read(value, Kind::Query))
+            }
+        };
+        found.tokens.extend(value.map(|token| (i, token)));
+    }
+    found.tokens.sort_by_key(|(source, _)| *source);
+    found
 }
 
 /// Finds the tokens and pin cookies of a request.

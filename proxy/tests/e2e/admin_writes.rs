@@ -248,3 +248,125 @@ fn the_configuration_is_shown_without_secrets() {
     assert_eq!(cluster["nodes"][0]["state"], "ready");
     assert_eq!(cluster["nodes"].as_array().expect("nodes").len(), 1);
 }
+
+#[test]
+fn the_dashboard_is_one_page_that_needs_no_token_and_holds_nothing() {
+    let upstream = Upstream::named("a");
+    let gateway = Gateway::start(&format!(
+        "admin: {{ address: \"127.0.0.1:0\", token: a-token-of-the-operator }}\n{}",
+        service(&[&upstream])
+    ));
+    let page = gateway.api("GET", "/").expect(200);
+    assert!(
+        page.get("content-type")
+            .is_some_and(|v| v.starts_with("text/html"))
+    );
+    let policy = page.get("content-security-policy").expect("a policy");
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'sha256-"),
+        "{policy}"
+    );
+    assert!(page.text().contains("<title>Holdfast</title>"));
+    gateway.api("GET", "/api/cluster").expect(401);
+    gateway.api("GET", "/api/openapi.json").expect(401);
+}
+
+/// A pin's upstream as `/api/explain` tells it, and the whole answer.
+#[track_caller]
+fn explained(gateway: &Gateway, body: Value) -> Value {
+    gateway
+        .api_write("POST", "/api/explain", &body.to_string())
+        .expect(200)
+        .json()
+}
+
+#[test]
+fn explain_says_what_would_happen_and_touches_nothing() {
+    let (a, b) = (Upstream::named("a"), Upstream::named("b"));
+    let gateway = Gateway::start(&format!(
+        "{}session: {{ identifier: {{ type: cookie, name: sid }} }}\nrouter:\n  rules:\n    \
+         - {{ path: \"/shop/*\", serviceName: app }}\n  sessionAffinity: {{ methods: [cookie, sourceIP], cookie: {{ name: pin }} }}\n",
+        service(&[&a, &b])
+    ));
+    let nothing = explained(&gateway, serde_json::json!({"path": "/other"}));
+    assert_eq!(
+        (&nothing["rule"], &nothing["status"]),
+        (&Value::Null, &404.into())
+    );
+    let first = explained(&gateway, serde_json::json!({"path": "/shop/x?y=1"}));
+    assert_eq!(first["pin"]["outcome"], "first", "{first}");
+    assert_eq!(first["session"]["standing"], "none");
+    assert_eq!(first["path"], "/shop/x");
+    let mut client = gateway.client();
+    let pinned = client.get("/shop/").expect(200).text();
+    let cookie = client.jar.header().expect("cookies");
+    let other = explained(
+        &gateway,
+        serde_json::json!({"path": "/shop/", "client": "192.0.2.1"}),
+    );
+    assert_eq!(other["pin"]["outcome"], "first", "another client: {other}");
+    let sid = a
+        .requests()
+        .iter()
+        .chain(&b.requests())
+        .next_back()
+        .and_then(|r| r.get("x-session-id").map(str::to_owned))
+        .expect("a sid");
+    let before = gateway
+        .api("GET", &format!("/api/sessions/{sid}"))
+        .expect(200)
+        .json();
+    let hit = explained(
+        &gateway,
+        serde_json::json!({"path": "/shop/", "client": "192.0.2.1", "cookie": cookie}),
+    );
+    assert_eq!(
+        (&hit["pin"]["outcome"], &hit["upstream"]),
+        (&"hit".into(), &pinned.as_str().into()),
+        "{hit}"
+    );
+    assert_eq!(
+        (&hit["session"]["standing"], &hit["session"]["sid"]),
+        (&"valid".into(), &sid.as_str().into())
+    );
+    let by_table = explained(
+        &gateway,
+        serde_json::json!({"path": "/shop/", "client": "127.0.0.1"}),
+    );
+    assert_eq!(
+        (&by_table["pin"]["outcome"], &by_table["upstream"]),
+        (&"hit".into(), &pinned.as_str().into()),
+        "{by_table}"
+    );
+    gateway.set_state(&pinned, "down");
+    let broken = explained(
+        &gateway,
+        serde_json::json!({"path": "/shop/", "cookie": cookie}),
+    );
+    assert_eq!(
+        (&broken["pin"]["outcome"], &broken["pin"]["broken"]),
+        (&"broken".into(), &pinned.as_str().into())
+    );
+    assert_ne!(broken["upstream"], pinned.as_str());
+    let after = gateway
+        .api("GET", &format!("/api/sessions/{sid}"))
+        .expect(200)
+        .json();
+    assert_eq!(before, after);
+    assert_eq!(gateway.records(), 1, "none was made");
+    gateway.expect_metric("requests_total", &[], 1.0);
+    for bad in [
+        serde_json::json!({"host": "a\r\nX: y"}),
+        serde_json::json!({"path": "no-slash"}),
+        serde_json::json!({"headers": {"Host": "x"}}),
+        serde_json::json!({"headers": {"a b": "x"}}),
+        serde_json::json!({"client": "nobody"}),
+    ] {
+        gateway
+            .api_write("POST", "/api/explain", &bad.to_string())
+            .expect(400);
+    }
+    gateway
+        .api("GET", "/api/explain?path=/shop/&client=192.0.2.7")
+        .expect(200);
+}

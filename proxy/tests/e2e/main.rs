@@ -4,6 +4,7 @@
 //! the gateway, upstreams and clients. `HOLDFAST_E2E_FULL=1` runs the full sizes.
 
 mod admin;
+mod admin_api;
 mod admin_writes;
 mod affinity;
 mod cli;

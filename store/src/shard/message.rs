@@ -74,6 +74,8 @@ pub enum Ask {
         /// Its life from now on; ms.
         duration: u64,
     },
+    /// [`crate::pins::Pins::peek`].
+    PinPeek(PinKey),
     /// [`crate::pins::Pins::get_or_insert`].
     PinGetOrInsert {
         /// Whose.
@@ -200,6 +202,7 @@ impl Shard {
         let pins = &mut self.pins;
         match ask {
             Ask::PinGet { key, duration } => Answer::Pin(pins.get(&key, now, duration)),
+            Ask::PinPeek(key) => Answer::Pin(pins.peek(&key, now)),
             Ask::PinGetOrInsert {
                 key,
                 upstream,

@@ -8,15 +8,17 @@
 //! request passes [`Guard`]; every write leaves a line. No answer holds a secret, and
 //! values of sessions are masked unless asked for.
 //!
-//! Deliberately no dashboard yet and no TLS: it belongs on loopback or behind something that has it.
+//! Deliberately no TLS: it belongs on loopback or behind something that has it.
 //! Tested below over real sockets.
 
 pub mod error;
 pub mod events;
+pub mod explain;
 pub mod exposition;
 pub mod guard;
 pub mod instance;
 pub mod metrics;
+pub mod page;
 pub mod probes;
 pub mod sessions;
 pub mod upstreams;
@@ -100,7 +102,8 @@ pub struct Audit(pub String);
 pub fn router(desk: Desk, address: SocketAddr) -> Router {
     let admin = Admin { desk, address };
     let router = Router::new()
-        .route("/", get(index))
+        .route("/", get(page::dashboard))
+        .route("/api/openapi.json", get(page::openapi))
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(scrape))
@@ -117,6 +120,7 @@ pub fn router(desk: Desk, address: SocketAddr) -> Router {
                 .delete(sessions::delete),
         )
         .route("/api/sessions/{sid}/tokens", post(writes::new_token))
+        .route("/api/explain", get(explain::get).post(explain::post))
         .route("/api/config", get(instance::config))
         .route("/api/cluster", get(instance::cluster))
         .route("/api/upstreams/{service}", post(upstreams::add))
@@ -150,7 +154,7 @@ async fn around(State(admin): State<Admin>, request: Request, next: Next) -> Res
         .extensions()
         .get::<Peer>()
         .map_or_else(|| "?".to_owned(), |peer| peer.0.to_string());
-    let open = matches!(path.as_str(), "/healthz" | "/readyz");
+    let open = matches!(path.as_str(), "/" | "/healthz" | "/readyz");
     let mut response = match admin.check(&method, request.headers(), open) {
         Err(error) => error.into_response(),
         Ok(()) => match tokio::time::timeout(HANDLER_TIME, next.run(request)).await {
@@ -188,29 +192,8 @@ fn audit(method: &Method, path: &str, peer: &str, response: &Response) {
     }
 }
 
-async fn index() -> Response {
-    let text = concat!(
-        "Holdfast ",
-        env!("CARGO_PKG_VERSION"),
-        "\n\n\
-         GET    /healthz\n\
-         GET    /readyz\n\
-         GET    /metrics\n\
-         GET    /api/sessions?limit=&cursor=&values=true&<indexed field>=<value>\n\
-         GET    /api/sessions/{sid}?values=true\n\
-         DELETE /api/sessions/{sid}\n\
-         DELETE /api/sessions?<indexed field>=<value>\n\
-         GET    /api/sessions/{sid}/journal?values=true\n\
-         GET    /api/events?values=true&type=&sid=  (a stream; Last-Event-ID)\n\
-         GET    /api/upstreams\n\
-         POST   /api/reload\n\
-         PUT    /api/upstreams/{service}/{id}  {\"state\": \"ready|drain|maint|down\"}\n"
-    );
-    plain(StatusCode::OK, text.to_owned())
-}
-
 fn no_such_path() -> ApiError {
-    ApiError::not_found("there is no such path; GET / lists them")
+    ApiError::not_found("there is no such path; GET /api/openapi.json lists them")
 }
 
 async fn scrape(State(admin): State<Admin>) -> Result<Response, ApiError> {
