@@ -139,16 +139,19 @@ fn an_undefined_service_is_a_warning_for_check_and_an_error_for_run() {
 #[test]
 fn a_key_whose_feature_is_not_built_is_named() {
     let keys = format!(
-        "{SERVICE}session: {{ identifier: {{ type: cookie, name: sid }}, events: {{ handlers: {{ webhook: {{ url: \"https://x.test/\" }} }} }} }}\n"
+        "{SERVICE}session: {{ identifier: {{ type: cookie, name: sid }}, storage: {{ queueBytes: 1MB }} }}\n"
     );
     let said = Launch::new(&keys).check();
     assert!(
-        said.code == 0 && said.all().contains("gateway.session.events"),
+        said.code == 0 && said.all().contains("gateway.session.storage.queueBytes"),
         "{said:?}"
     );
     let gateway = Launch::new(&keys).start();
     assert!(
-        gateway.stderr.text().contains("gateway.session.events"),
+        gateway
+            .stderr
+            .text()
+            .contains("gateway.session.storage.queueBytes"),
         "{}",
         gateway.stderr.text()
     );
