@@ -408,11 +408,13 @@ impl Gateway {
     /// Where it said last that it listens.
     #[track_caller]
     pub fn newest_listener(&self) -> SocketAddr {
-        let lines = self.stderr.all();
-        let mut all = lines
-            .iter()
-            .filter_map(|l| address_after(l, "listening on "));
-        all.next_back().expect("a line that says where it listens")
+        eventually("a line that says where else it listens", || {
+            let lines = self.stderr.all();
+            let mut all = lines
+                .iter()
+                .filter_map(|l| address_after(l, "listening on "));
+            all.next_back().filter(|newest| *newest != self.http)
+        })
     }
 
     /// Its process id.
