@@ -8,6 +8,7 @@ mod admin_api;
 mod admin_writes;
 mod affinity;
 mod cli;
+mod browser;
 mod clients;
 mod events;
 mod harness;
