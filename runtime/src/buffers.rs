@@ -138,6 +138,15 @@ impl Buffer {
         }
     }
 
+    /// A buffer with these bytes, and room for no more: for what is kept for long.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        Self {
+            memory: bytes.into(),
+            start: 0,
+            end: bytes.len(),
+        }
+    }
+
     /// A buffer without memory. It allocates when something is put into it.
     pub fn empty() -> Self {
         Self {

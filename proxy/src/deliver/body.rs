@@ -122,13 +122,15 @@ async fn write(
 }
 
 async fn read(conn: &Conn, up: &UpstreamConn, mut input: Buffer) -> Result<(usize, Buffer), End> {
-    if input.spare_len() == 0 {
-        input.reserve(8 * 1024);
-    }
     let (read, input) = match &conn.client {
-        Client::Socket(_) => up.link.read(input).await,
+        Client::Socket(_) => {
+            if input.spare_len() == 0 {
+                input.reserve(8 * 1024);
+            }
+            up.link.read(input).await
+        }
         Client::H2(client) => {
-            let reading = Box::pin(client.unless_gone(up.link.read(input)));
+            let reading = Box::pin(client.unless_gone(up.link.read_late(input)));
             reading.await.ok_or(End::Client)?
         }
     };

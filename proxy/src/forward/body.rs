@@ -227,7 +227,7 @@ async fn pump(
         rate.floor = 0;
     }
     let mut input = first;
-    let mut out = Buffer::take();
+    let mut out = Buffer::empty();
     loop {
         let encode = upstream.h2().is_none();
         let ended = step(generation, &mut reader, &mut input, &mut out, encode, state)?;
@@ -237,6 +237,10 @@ async fn pump(
         };
         if !out.is_empty() || ended {
             out = send(upstream, out, ended, trailers).await?;
+            if matches!(reader, Reader::Frames { .. }) {
+                // None is held while the client is silent.
+                out = Buffer::empty();
+            }
         }
         if ended {
             *state.rest.borrow_mut() = input;
@@ -421,11 +425,13 @@ async fn receive(
     if !gap.is_zero() {
         client.arm_read(slot, gap);
     }
-    if input.capacity() == 0 {
-        input = Buffer::take();
-    }
-    if input.spare_len() == 0 {
-        input.reserve(8 * 1024);
+    if client.h2().is_none() {
+        if input.capacity() == 0 {
+            input = Buffer::take();
+        }
+        if input.spare_len() == 0 {
+            input.reserve(8 * 1024);
+        }
     }
     let (read, input) = client.read(slot, input).await;
     let expired = slot.expired();

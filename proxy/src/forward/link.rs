@@ -121,6 +121,24 @@ impl Link {
         }
     }
 
+    /// [`Self::read`] that holds no buffer while the upstream is silent, for one operation of the ring
+    /// more: where many wait at once, as the streams of HTTP/2 do.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_late(&self, mut input: Buffer) -> (io::Result<usize>, Buffer) {
+        if let Self::Socket(stream) = self
+            && input.is_empty()
+        {
+            drop(input);
+            if let Err(e) = stream.readable().await {
+                return (Err(e), Buffer::empty());
+            }
+            input = Buffer::take();
+        }
+        self.read(input).await
+    }
+
     /// The trailers of a stream; those of HTTP/1.1 come with its chunks.
     pub async fn trailers(&self) -> Option<HeaderMap> {
         match self {

@@ -245,7 +245,7 @@ fn arm(conn: &Conn, up: &UpstreamConn) {
 }
 
 fn start_pump(core: &'static Core, conn: &Conn, up: &UpstreamConn) -> Pump {
-    let mut first = Buffer::take();
+    let mut first = Buffer::empty();
     first.put(&conn.input.as_slice()[conn.head.len..]);
     let reader = match conn.head.framing {
         Framing::Length(n) => Reader::Length(n),
@@ -308,23 +308,28 @@ async fn read_head(
 async fn read_some(conn: &Conn, exchange: &mut Exchange) -> Result<usize, Failure> {
     let gone = || Failure::Body(BodyError::ClientGone);
     let client = &conn.client;
-    let mut input = std::mem::take(&mut exchange.input);
-    if input.spare_len() == 0 {
-        input.reserve(8 * 1024);
-    }
+    let input = std::mem::take(&mut exchange.input);
     let Some(pump) = exchange.pump.as_mut() else {
-        let reading = exchange.up.link.read(input);
+        let link = &exchange.up.link;
         let (read, back) = match client {
-            Client::Socket(_) => reading.await,
+            Client::Socket(_) => link.read(input).await,
             Client::H2(client) => {
-                let reading = Box::pin(client.unless_gone(reading));
+                let reading = Box::pin(client.unless_gone(link.read_late(input)));
                 reading.await.ok_or_else(gone)?
             }
         };
         exchange.input = back;
         return Ok(read.unwrap_or(0));
     };
-    let mut reading = std::pin::pin!(exchange.up.link.read(input));
+    let link = &exchange.up.link;
+    let late = client.h2().is_some();
+    let mut reading = std::pin::pin!(async {
+        if late {
+            link.read_late(input).await
+        } else {
+            link.read(input).await
+        }
+    });
     loop {
         let turn = pump.until(reading.as_mut());
         let turn = match client {

@@ -77,8 +77,9 @@ impl Inflow {
     /// `TimedOut` where the slot's deadline passed; else the stream was reset, or its connection is
     /// gone.
     pub async fn read(&self, slot: &Slot, mut input: Buffer) -> (io::Result<usize>, Buffer) {
-        if input.spare_len() == 0 {
-            input.reserve(8 * 1024);
+        // No buffer is held while the peer is silent.
+        if input.is_empty() {
+            input = Buffer::empty();
         }
         let got = slot.until(poll_fn(|cx| self.0.borrow_mut().poll(cx))).await;
         let result = match got {
@@ -86,6 +87,11 @@ impl Inflow {
             Some(Err(e)) => Err(gone(e)),
             Some(Ok(())) => {
                 let mut inner = self.0.borrow_mut();
+                if input.capacity() == 0 {
+                    input = Buffer::take();
+                } else if input.spare_len() == 0 {
+                    input.reserve(8 * 1024);
+                }
                 let n = inner.left.len().min(input.spare_len());
                 input.put(&inner.left[..n]);
                 inner.left.advance(n);

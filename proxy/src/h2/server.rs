@@ -241,6 +241,8 @@ impl Session {
             || base64::engine::general_purpose::STANDARD.encode(core.random::<16>()),
             &mut input,
         );
+        // A stream may wait for long, and needs its head's bytes alone.
+        let input = Buffer::copy_of(input.as_slice());
         let exchange = Exchange::new(self.wire.stream().clone(), body, respond, text.err());
         self.parent.requests = self.parent.requests.saturating_add(1);
         let conn = self.parent.stream(Client::H2(Rc::new(exchange)), input);

@@ -75,7 +75,10 @@ fn application() -> Upstream {
 }
 
 /// Chromium, ended with the test.
-struct Browser(Child, #[allow(dead_code, reason = "removed when dropped")] tempfile::TempDir);
+struct Browser(
+    Child,
+    #[allow(dead_code, reason = "removed when dropped")] tempfile::TempDir,
+);
 
 impl Browser {
     fn open(url: &str) -> Self {
