@@ -264,6 +264,10 @@ pub async fn body<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiEr
             ApiError::bad("the body broke off")
         }
     })?;
+    // A list would be read as the fields of an object in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::bad("the body is to be a JSON object"));
+    }
     serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::bad(format!("the body is not what is expected: {error}")))
 }
