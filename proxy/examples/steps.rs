@@ -233,7 +233,7 @@ impl World {
                     out.clear();
                     assert!(
                         self.shard
-                            .write_json(black_box(self.slots[i % many]), &mut out)
+                            .write_json(black_box(self.slots[i % many]), NOW, &mut out)
                     );
                     black_box(&out);
                 }

@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicU32;
 use holdfast_config::plan::{self, Limits, Plan};
 
 use crate::accesslog;
+use crate::attributes::AttributePlan;
 use crate::boot::ProcessKeys;
 use crate::forward::pool::Pool;
 use crate::identify::Identity;
@@ -134,6 +135,8 @@ pub struct Generation {
     pub default_host: Box<[u8]>,
     /// Names of session headers, where they are on.
     pub names: Option<HeaderNames>,
+    /// What requests say about their sessions, where something is asked of them.
+    pub attributes: Option<AttributePlan>,
     /// How exchanges are logged, if they are.
     pub log: Option<accesslog::Format>,
     /// By service.
@@ -200,6 +203,7 @@ impl Generation {
             },
             default_host: default_host(&plan),
             names: forward.map(HeaderNames::new),
+            attributes: AttributePlan::new(&plan),
             log: plan.access_log.as_ref().map(accesslog::Format::new),
             services,
             core,

@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod accesslog;
+pub mod attributes;
 pub mod boot;
 pub mod control;
 pub mod core;

@@ -134,7 +134,7 @@ impl Bench {
             };
             if let Some(out) = &mut json {
                 out.clear();
-                self.shard.write_json(valid.slot, out);
+                self.shard.write_json(valid.slot, self.now, out);
                 std::hint::black_box(&out);
             }
         }

@@ -165,7 +165,7 @@ fn attach_all(all: &mut [Shard], now: u64, entropy: &mut Seeded) {
             for (shard, token) in tokens {
                 if let Attached::Valid(valid) = all[*shard].attach(token, now) {
                     out.clear();
-                    all[*shard].write_json(valid.slot, &mut out);
+                    all[*shard].write_json(valid.slot, now, &mut out);
                 }
             }
         }

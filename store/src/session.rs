@@ -4,6 +4,8 @@
 //! same for all shards of an instance, its seeds included. Deliberately absent: state. Tested through the
 //! shard.
 
+use std::collections::BTreeMap;
+
 use holdfast_config::plan;
 
 pub use holdfast_config::plan::Eviction;
@@ -11,6 +13,7 @@ pub use holdfast_config::plan::Eviction;
 use crate::fields::{self, Fields, Name};
 use crate::id::{Digest, NodeTag, Secret, Sid};
 use crate::record::Record;
+use crate::shard::Attributes;
 use crate::time;
 use crate::token::{Keys, Kind, Presented, Token, TokenText};
 
@@ -52,6 +55,8 @@ pub struct Policy {
     pub index: Vec<Name>,
     /// First fields, by name: JSON with `${timestamp}` in it.
     pub defaults: Vec<(Name, String)>,
+    /// How long a secret that was replaced stays good where it may; ms.
+    pub rotate_grace: u64,
     /// Longest that a tombstone stands; ms.
     pub tombstone_ttl: u64,
     /// Tombstones of a shard.
@@ -81,6 +86,7 @@ impl Default for Policy {
             max_size: 8192,
             index: vec![Name::new("userId")],
             defaults: Vec::new(),
+            rotate_grace: 30_000,
             tombstone_ttl: 24 * 3_600_000,
             max_tombstones: 1_000_000,
             max_pins: 1_000_000,
@@ -133,6 +139,7 @@ impl Policy {
             max_size: session.data.max_size,
             index,
             defaults,
+            rotate_grace: ms(session.security.rotate_grace),
             max_tombstones: share,
             max_pins: share,
             seeds,
@@ -168,14 +175,23 @@ impl Policy {
         Fields(self.defaults.iter().map(field).collect())
     }
 
-    /// Appends the JSON object of a session that holds its defaults alone: what the request that
-    /// creates a storeless one sees. Nothing where there are none. Returns whether there are.
-    pub fn write_defaults(&self, issued: u32, out: &mut Vec<u8>) -> bool {
+    /// Appends the JSON object of a session that holds its defaults and the attributes of one request:
+    /// what the request that creates a storeless one sees. Nothing where there are none. Returns
+    /// whether there are.
+    pub fn write_first(&self, issued: u32, attributes: &Attributes, out: &mut Vec<u8>) -> bool {
         let before = out.len();
-        for field in self.defaults_at(u64::from(issued) * 1000).iter() {
-            if let Some(value) = &field.value {
+        let defaults = self.defaults_at(u64::from(issued) * 1000);
+        let mut fields: BTreeMap<&[u8], Option<&[u8]>> = defaults
+            .iter()
+            .map(|f| (f.name.as_bytes(), f.value.as_deref()))
+            .collect();
+        for attribute in attributes.fields.iter().filter(|a| a.value.is_some()) {
+            fields.insert(attribute.name.as_bytes(), attribute.value.as_deref());
+        }
+        for (name, value) in fields {
+            if let Some(value) = value {
                 out.extend_from_slice(if out.len() == before { b"{\"" } else { b",\"" });
-                out.extend_from_slice(field.name.as_bytes());
+                out.extend_from_slice(name);
                 out.extend_from_slice(b"\":");
                 out.extend_from_slice(value);
             }
@@ -393,6 +409,21 @@ impl Reason {
             Self::Peer => "peer",
         }
     }
+}
+
+/// What every session has besides data and attributes, read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BuiltIn {
+    /// Unix ms.
+    pub created: u64,
+    /// Unix ms, in quarters of a second.
+    pub last_access: u64,
+    /// Over all nodes.
+    pub requests: u64,
+    /// Whether the current secret is an authenticated one.
+    pub authenticated: bool,
+    /// Version of data and attributes, over all nodes.
+    pub version: u64,
 }
 
 /// A session as the API shows it.

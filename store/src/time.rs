@@ -37,6 +37,11 @@ impl Quarter {
     }
 }
 
+/// Whole seconds since 1970, to 2106.
+pub fn unix_seconds(unix_ms: u64) -> u32 {
+    u32::try_from(unix_ms / 1000).unwrap_or(u32::MAX)
+}
+
 /// Whole seconds since 2020.
 pub fn short_seconds(unix_ms: u64) -> u32 {
     u32::try_from(unix_ms.saturating_sub(EPOCH_MS) / 1000).unwrap_or(u32::MAX)

@@ -148,7 +148,7 @@ fn data() -> Vec<Key> {
         key(p("attributes.fromAuth"), List, ABSENT, "From claims of a verified JSON Web Token.", No("attributes from tokens")),
         key(p("attributes.fromAuth[].claim"), Text(Form::Any), Required, "Claim of the token.", Yes),
         key(p("attributes.fromAuth[].attribute"), Text(Form::Any), Required, "Attribute of the session.", Yes),
-        key(p("attributes.fromHeaders"), List, ABSENT, "From request headers of trusted proxies.", No("attributes from headers")),
+        key(p("attributes.fromHeaders"), List, ABSENT, "From request headers of trusted proxies.", Yes),
         key(p("attributes.fromHeaders[].header"), Text(Form::Header), Required, "Request header.", Yes),
         key(p("attributes.fromHeaders[].attribute"), Text(Form::Any), Required, "Attribute of the session.", Yes),
         key(p("attributes.fromHeaders[].trust"), Enum(&["trustedProxies", "any"]), Is("trustedProxies"), "Whose header is believed.", Yes),

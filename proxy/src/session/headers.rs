@@ -51,7 +51,7 @@ impl HeaderNames {
         out.put(&self.id);
         out.put(&live.sid.text());
         out.put(b"\r\n");
-        if live.fresh.is_some() {
+        if live.new {
             out.put(&self.new);
         }
         out.put(&self.version);

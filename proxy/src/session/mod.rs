@@ -22,16 +22,17 @@ use holdfast_runtime::bytes::prefetch;
 use holdfast_runtime::mesh::Calls;
 use holdfast_store::id::{NodeTag, Sid, shard_of};
 use holdfast_store::session::{
-    Applied, Apply, Commands, Dead, Destroy, Fresh, Policy, Refused, Target,
+    Applied, Apply, BuiltIn, Commands, Dead, Destroy, Fresh, Policy, Refused, Target,
 };
 use holdfast_store::shard::{
-    Answer, Ask, AttachAnswer, Attached as Judged, Home, Shard, SlotRef, Totals,
+    Answer, Ask, AttachAnswer, Attached as Judged, Attributes, Bound, Home, Shard, SlotRef, Totals,
 };
 use holdfast_store::token::{Kind, Presented, Token, TokenError, TokenText};
 use smallvec::SmallVec;
 
 use crate::accept::Conn;
 use crate::accesslog::Record;
+use crate::attributes::Said;
 use crate::boot::ProcessKeys;
 use crate::core::Core;
 use crate::deliver::page::Refusal;
@@ -95,7 +96,9 @@ pub struct Live {
     pub source: usize,
     /// Version of its data.
     pub version: u64,
-    /// Made by this request: to be set at the client.
+    /// Made by this request.
+    pub new: bool,
+    /// A secret made by this request: to be set at the client.
     pub fresh: Option<Fresh>,
     /// A conditional write of an earlier response was not done.
     pub conflict: bool,
@@ -111,7 +114,7 @@ enum Data {
     /// In this core's shard.
     Here(SlotRef),
     /// Sent along by the owner; empty for none.
-    Sent(Vec<u8>),
+    Sent(Vec<u8>, BuiltIn),
 }
 
 /// A request whose session, if any, is known.
@@ -157,13 +160,25 @@ impl Attached {
 }
 
 impl Live {
+    /// What is built in of the session, as it is now.
+    pub fn built_in(&self, core: &Core) -> BuiltIn {
+        match &self.data {
+            Data::Here(slot) => {
+                let shard = core.sessions.shard.borrow();
+                shard.built_in(*slot).unwrap_or_default()
+            }
+            Data::Sent(_, built_in) => *built_in,
+        }
+    }
+
     /// Appends the session's JSON; nothing where there is none.
     fn write_json(&self, core: &Core, out: &mut Vec<u8>) {
         match &self.data {
             Data::Here(slot) => {
-                core.sessions.shard.borrow().write_json(*slot, out);
+                let shard = core.sessions.shard.borrow();
+                shard.write_json(*slot, core.wall_ms(), out);
             }
-            Data::Sent(json) => out.put(json),
+            Data::Sent(json, _) => out.put(json),
         }
     }
 }
@@ -324,6 +339,10 @@ pub async fn attach(
     if conn.generation.session().is_none() {
         return Ok(attached);
     }
+    let said = match &conn.generation.attributes {
+        Some(plan) => plan.collect(core, conn, &attached.request)?,
+        None => None,
+    };
     for carried in &carried {
         // A valid token of a better source was found: the others are not looked at.
         if attached
@@ -338,17 +357,28 @@ pub async fn attach(
         };
         let judged = if core.sessions.owner(&presented.sid) == core.sessions.home {
             let mut shard = core.sessions.shard.borrow_mut();
-            let judged = shard.attach(presented, core.wall_ms());
+            let now = core.wall_ms();
+            let (judged, bound) = match &said {
+                None => (shard.attach(presented, now), Bound::default()),
+                Some(said) => {
+                    core.with_entropy(|entropy| shard.attach_with(presented, said, now, entropy))
+                }
+            };
             if let Judged::Valid(valid) = &judged {
                 prefetch(shard.json_read(valid.slot));
             }
-            Some((judged, None))
+            Some((judged, bound, None))
         } else {
             // What rarely happens waits in a box of its own, so that the path's state stays small.
-            Box::pin(ask_owner(core, *presented)).await
+            Box::pin(ask_owner(core, *presented, said.clone())).await
         };
-        if let Some((judged, json)) = judged {
-            judge(core, carried.source, presented, judged, json, &mut attached);
+        if let Some((judged, bound, data)) = judged {
+            let judged = Ruling {
+                judged,
+                bound,
+                data,
+            };
+            judge(core, carried.source, presented, judged, &mut attached);
         }
     }
     if attached.doubled.is_some() {
@@ -371,7 +401,7 @@ pub async fn attach(
             return Err(to);
         }
     } else if attached.standing != Standing::Refused {
-        first_request(core, conn, &mut attached);
+        first_request(core, conn, &mut attached, said.as_deref());
         if attached.live.is_some() {
             record.session = "new";
         }
@@ -413,29 +443,51 @@ fn presented<'a>(
     None
 }
 
+/// What a shard ruled on one token.
+struct Ruling {
+    judged: Judged,
+    bound: Bound,
+    /// What another core's shard sent along.
+    data: Option<Data>,
+}
+
 /// Asks another core's shard about a token. `None` if it can't be asked.
-async fn ask_owner(core: &'static Core, presented: Presented) -> Option<(Judged, Option<Vec<u8>>)> {
+async fn ask_owner(
+    core: &'static Core,
+    presented: Presented,
+    said: Said,
+) -> Option<(Judged, Bound, Option<Data>)> {
     core.metrics().count(Metric::CrossedCores);
     let owner = core.sessions.owner(&presented.sid);
-    match core.sessions.ask(core, owner, Ask::Attach(presented)).await {
+    let ask = match said {
+        None => Ask::Attach(presented),
+        Some(said) => Ask::AttachWith(Box::new((presented, (*said).clone()))),
+    };
+    match core.sessions.ask(core, owner, ask).await {
         Some(Answer::Attach(answer)) => {
-            let AttachAnswer { attached, json } = *answer;
-            Some((attached, Some(json)))
+            let AttachAnswer {
+                attached,
+                json,
+                bound,
+                built_in,
+            } = *answer;
+            Some((attached, bound, Some(Data::Sent(json, built_in))))
         }
         _ => None,
     }
 }
 
 /// What a shard's judgement of one token means for the request.
-fn judge(
-    core: &Core,
-    source: u8,
-    presented: &Presented,
-    judged: Judged,
-    json: Option<Vec<u8>>,
-    attached: &mut Attached,
-) {
+fn judge(core: &Core, source: u8, presented: &Presented, ruling: Ruling, attached: &mut Attached) {
     let metrics = core.metrics();
+    let Ruling {
+        judged,
+        bound,
+        data,
+    } = ruling;
+    if bound.too_large {
+        too_large(core);
+    }
     match judged {
         Judged::Valid(valid) => {
             if attached.live.as_ref().is_some_and(|l| l.sid != valid.sid) {
@@ -447,14 +499,15 @@ fn judge(
                 sid: valid.sid,
                 source: usize::from(source),
                 version: valid.version,
-                fresh: None,
+                new: false,
+                fresh: bound.token,
                 conflict: valid.conflict,
                 issued: presented.issued,
                 target: Target::Session {
                     sid: valid.sid,
                     digest: Some(valid.digest),
                 },
-                data: json.map_or(Data::Here(valid.slot), Data::Sent),
+                data: data.unwrap_or(Data::Here(valid.slot)),
             });
         }
         Judged::Dead(dead) => {
@@ -486,8 +539,20 @@ fn died(source: u8, attached: &mut Attached) {
     }
 }
 
+/// Attributes did not fit into a session.
+fn too_large(core: &Core) {
+    core.metrics().count(Metric::AttributesTooLarge);
+    static SAID: crate::log::Limited = crate::log::Limited::new(std::time::Duration::from_secs(10));
+    SAID.warn(|| "attributes over data.maxSize were not written to their session".into());
+}
+
 /// The trigger `firstRequest`.
-fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
+fn first_request(
+    core: &'static Core,
+    conn: &Conn,
+    attached: &mut Attached,
+    said: Option<&Attributes>,
+) {
     let identity = &conn.generation.identity;
     let Some(plan) = conn.generation.session() else {
         return;
@@ -513,33 +578,50 @@ fn first_request(core: &'static Core, conn: &Conn, attached: &mut Attached) {
         return core.metrics().count(Metric::CreatesLimited);
     }
     let now = core.wall_ms();
-    let created =
-        core.with_entropy(|entropy| core.sessions.shard.borrow_mut().create(now, entropy));
+    let none = Attributes::default();
+    let said = said.unwrap_or(&none);
+    let mut shard = core.sessions.shard.borrow_mut();
+    let (created, bound) = core.with_entropy(|entropy| shard.create_with(said, now, entropy));
+    if bound.too_large {
+        too_large(core);
+    }
     let Some(created) = created else {
         return core.metrics().count(Metric::CreatesRejected);
     };
-    let data = match created.slot {
-        Some(slot) => Data::Here(slot),
+    let (data, version) = match created.slot {
+        Some(slot) => (
+            Data::Here(slot),
+            shard.built_in(slot).map_or(0, |b| b.version),
+        ),
         None => {
             let mut json = Vec::new();
-            core.sessions
-                .shard
-                .borrow()
-                .policy()
-                .write_defaults(created.token.issued, &mut json);
-            Data::Sent(json)
+            let issued = created.token.issued;
+            shard.policy().write_first(issued, said, &mut json);
+            (Data::Sent(json, first_built_in(issued)), 0)
         }
     };
     attached.live = Some(Live {
         sid: created.token.sid,
         source,
-        version: 0,
+        version,
+        new: true,
         fresh: Some(created.token),
         conflict: false,
         issued: created.token.issued,
         target: created.token.target(),
         data,
     });
+}
+
+/// What is built in of a session that has no record yet.
+fn first_built_in(issued: u32) -> BuiltIn {
+    let issued = u64::from(issued) * 1000;
+    BuiltIn {
+        created: issued,
+        last_access: issued,
+        requests: 1,
+        ..BuiltIn::default()
+    }
 }
 
 fn came_by_query(conn: &Conn, attached: &Attached) -> bool {
@@ -716,11 +798,12 @@ fn born(fresh: Fresh, source: usize, version: u64) -> Live {
         sid: fresh.sid,
         source,
         version,
+        new: true,
         fresh: Some(fresh),
         conflict: false,
         issued: fresh.issued,
         target: fresh.target(),
-        data: Data::Sent(Vec::new()),
+        data: Data::Sent(Vec::new(), first_built_in(fresh.issued)),
     }
 }
 
@@ -810,16 +893,27 @@ async fn unasked(
         return false;
     };
     if let Some(fresh) = &live.fresh {
-        // Born here, so it is this shard's to know whether it was destroyed meanwhile.
-        let shard = core.sessions.shard.borrow();
-        let gone = shard.is_tombstoned(&fresh.sid)
-            || (!fresh.unconfirmed && !shard.holds(&fresh.sid, None));
+        let gone = gone_meanwhile(core, fresh).await;
         return !gone && say(conn, &attached.request, live.source, fresh, conclusion);
     }
     match renewable(core, conn, live) {
         Some(cookie) => renew(core, conn, attached, live, cookie, conclusion).await,
         None => false,
     }
+}
+
+/// Whether a session has ended, or got another secret, since this request made one for it.
+async fn gone_meanwhile(core: &'static Core, fresh: &Fresh) -> bool {
+    let owner = core.sessions.owner(&fresh.sid);
+    let digest = fresh.secret.digest();
+    if owner == core.sessions.home {
+        let shard = core.sessions.shard.borrow();
+        return shard.is_tombstoned(&fresh.sid)
+            || (!fresh.unconfirmed && !shard.holds(&fresh.sid, Some(&digest)));
+    }
+    let sid = fresh.sid;
+    let held = core.sessions.ask(core, owner, Ask::Holds { sid, digest });
+    !matches!(held.await, Some(Answer::Holds(true)))
 }
 
 /// The cookie with a `maxAge` that it is time to send again.

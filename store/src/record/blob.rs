@@ -2,7 +2,8 @@
 //!
 //! Format: the number of stamps, the stamps (clock 8, tag 2, little-endian), then fields in order of
 //! name, an attribute before the data of its name. A field: head = stamp index × 8 + 4 if removed +
-//! kind; length of the name, name; unless removed, length of the value, value. Numbers are LEB128.
+//! kind; length of the name, name; of kind 3, an attribute that expires, the Unix second; unless removed,
+//! length of the value, value. Numbers are LEB128.
 //! Stamp index 0 is the session's creation, index n the n-th of the table; fields written together
 //! share an entry.
 //!
@@ -15,6 +16,8 @@ use crate::hlc::Stamp;
 
 const STAMP: usize = 10;
 const REMOVED: u64 = 4;
+/// The kind, in packed bytes, of an attribute that expires.
+const EXPIRING: u64 = 3;
 
 /// One field, borrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct FieldRef<'a> {
     pub stamp: Stamp,
     /// JSON, or nothing where removed.
     pub value: Option<&'a [u8]>,
+    /// The Unix second from which an attribute is withheld; 0 is never.
+    pub expires: u32,
 }
 
 impl<'a> FieldRef<'a> {
@@ -36,8 +41,13 @@ impl<'a> FieldRef<'a> {
     }
 
     /// What decides between two values of one field: stamp, then value.
-    pub(crate) fn weight(&self) -> (Stamp, Option<&'a [u8]>, FieldKind) {
-        (self.stamp, self.value, self.kind)
+    pub(crate) fn weight(&self) -> (Stamp, Option<&'a [u8]>, FieldKind, u32) {
+        (self.stamp, self.value, self.kind, self.expires)
+    }
+
+    /// Whether readers must not see it at the Unix second `now`.
+    pub(crate) fn is_withheld(&self, now: u32) -> bool {
+        self.expires != 0 && self.expires <= now
     }
 
     /// An owned copy.
@@ -47,6 +57,7 @@ impl<'a> FieldRef<'a> {
             kind: self.kind,
             stamp: self.stamp,
             value: self.value.map(Into::into),
+            expires: self.expires,
         }
     }
 }
@@ -59,6 +70,7 @@ impl RecordField {
             kind: self.kind,
             stamp: self.stamp,
             value: self.value.as_deref(),
+            expires: self.expires,
         }
     }
 }
@@ -130,12 +142,13 @@ impl<'a> Blob<'a> {
     }
 
     fn next(&self, rest: &mut &'a [u8]) -> Option<FieldRef<'a>> {
-        let (head, name, value) = next_raw(rest)?;
+        let (head, name, expires, value) = next_raw(rest)?;
         Some(FieldRef {
             name: name.bytes,
-            kind: kind(head)?,
+            kind: kind(head),
             stamp: self.stamp(head >> 3)?,
             value: value.map(|v| v.bytes),
+            expires,
         })
     }
 
@@ -152,10 +165,10 @@ impl<'a> Blob<'a> {
         })
     }
 
-    /// The value that readers see under `name`: the attribute's, else the data's.
+    /// The value under `name`, also where it is withheld: the attribute's, else the data's.
     pub fn get(&self, name: &[u8]) -> Option<&'a [u8]> {
         let mut rest = self.fields;
-        while let Some((_, found, value)) = next_raw(&mut rest) {
+        while let Some((_, found, _, value)) = next_raw(&mut rest) {
             if let Some(value) = value.filter(|_| found.bytes == name) {
                 return Some(value.bytes);
             }
@@ -163,15 +176,19 @@ impl<'a> Blob<'a> {
         None
     }
 
-    /// Calls `emit` with the name and value of every field that readers see.
+    /// Calls `emit` with the name and value of every field that readers see at the Unix second `now`.
+    /// An attribute that is withheld still hides the data of its name.
     #[inline]
-    fn visible(&self, mut emit: impl FnMut(Piece<'a>, Piece<'a>)) {
+    fn visible(&self, now: u32, mut emit: impl FnMut(Piece<'a>, Piece<'a>)) {
         let mut rest = self.fields;
         let mut attribute: Option<&[u8]> = None;
-        while let Some((head, name, value)) = next_raw(&mut rest) {
+        while let Some((head, name, expires, value)) = next_raw(&mut rest) {
             let Some(value) = value else { continue };
-            if head & 3 == FieldKind::Attribute as u64 {
+            if head & FieldKind::Attribute as u64 != 0 {
                 attribute = Some(name.bytes);
+                if expires != 0 && expires <= now {
+                    continue;
+                }
             } else if attribute == Some(name.bytes) {
                 continue;
             }
@@ -179,12 +196,13 @@ impl<'a> Blob<'a> {
         }
     }
 
-    /// Appends the members of a flat JSON object, without braces; returns whether there were any.
-    pub fn write_members(&self, out: &mut Vec<u8>) -> bool {
+    /// Appends the members of a flat JSON object, without braces, as readers see them at the Unix second
+    /// `now`; returns whether there were any.
+    pub fn write_members(&self, now: u32, out: &mut Vec<u8>) -> bool {
         let before = out.len();
         // Room at once: a member is one byte longer than its packed form.
         out.reserve(self.fields.len() + 64);
-        self.visible(|name, value| {
+        self.visible(now, |name, value| {
             out.extend_from_slice(if out.len() > before { b",\"" } else { b"\"" });
             name.append_to(out);
             out.extend_from_slice(b"\":");
@@ -193,10 +211,12 @@ impl<'a> Blob<'a> {
         out.len() > before
     }
 
-    /// Bytes of the JSON object that holds all fields; 0 where there is none.
+    /// Bytes of the JSON object that holds all fields, withheld ones included; 0 where there is none.
     pub fn json_len(&self) -> usize {
         let mut len = 1;
-        self.visible(|name, value| len += name.bytes.len() + value.bytes.len() + 4);
+        self.visible(0, |name, value| {
+            len += name.bytes.len() + value.bytes.len() + 4
+        });
         if len == 1 { 0 } else { len }
     }
 }
@@ -232,30 +252,35 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Head, name and value.
-type RawField<'a> = (u64, Piece<'a>, Option<Piece<'a>>);
+/// Head, name, expiry and value.
+type RawField<'a> = (u64, Piece<'a>, u32, Option<Piece<'a>>);
 
-/// Takes one field's head, name and value.
+/// Takes one field's head, name, expiry and value.
 #[inline]
 fn next_raw<'a>(rest: &mut &'a [u8]) -> Option<RawField<'a>> {
     let head = take_number(rest)?;
     let len = take_number(rest)?;
     let name = Piece::take(rest, len)?;
+    let expires = if head & 3 == EXPIRING {
+        // Zero has another form.
+        u32::try_from(take_number(rest)?).ok().filter(|e| *e != 0)?
+    } else {
+        0
+    };
     let value = if head & REMOVED == 0 {
         let len = take_number(rest)?;
         Some(Piece::take(rest, len)?)
     } else {
         None
     };
-    Some((head, name, value))
+    Some((head, name, expires, value))
 }
 
-fn kind(head: u64) -> Option<FieldKind> {
+fn kind(head: u64) -> FieldKind {
     match head & 3 {
-        0 => Some(FieldKind::Data),
-        1 => Some(FieldKind::Default),
-        2 => Some(FieldKind::Attribute),
-        _ => None,
+        0 => FieldKind::Data,
+        1 => FieldKind::Default,
+        _ => FieldKind::Attribute,
     }
 }
 
@@ -287,9 +312,22 @@ pub fn pack<'a>(
             .position(|s| *s == field.stamp)
             .map_or(0, |i| i as u64 + 1);
         let removed = if field.value.is_none() { REMOVED } else { 0 };
-        put_number(index << 3 | removed | field.kind as u64, out);
+        // Attributes alone expire.
+        let expires = match field.kind {
+            FieldKind::Attribute => field.expires,
+            FieldKind::Data | FieldKind::Default => 0,
+        };
+        let kind = if expires == 0 {
+            field.kind as u64
+        } else {
+            EXPIRING
+        };
+        put_number(index << 3 | removed | kind, out);
         put_number(field.name.len() as u64, out);
         out.extend_from_slice(field.name);
+        if expires != 0 {
+            put_number(u64::from(expires), out);
+        }
         if let Some(value) = field.value {
             put_number(value.len() as u64, out);
             out.extend_from_slice(value);
@@ -361,7 +399,12 @@ pub(crate) mod tests {
             kind,
             stamp,
             value: value.map(str::as_bytes),
+            expires: 0,
         }
+    }
+
+    fn expiring(expires: u32, field: FieldRef<'static>) -> FieldRef<'static> {
+        FieldRef { expires, ..field }
     }
 
     fn packed(fields: &[FieldRef<'_>]) -> Vec<u8> {
@@ -384,6 +427,34 @@ pub(crate) mod tests {
         );
         assert!(Blob::new(&bytes, CREATION).fields().eq(fields));
         assert_eq!(packed(&[]), b"");
+        let fields = [expiring(
+            300,
+            field("b", FieldKind::Attribute, 0, Some("1")),
+        )];
+        let bytes = packed(&fields);
+        assert_eq!(bytes, b"\x00\x03\x01b\xac\x02\x011");
+        assert!(Blob::new(&bytes, CREATION).fields().eq(fields));
+    }
+
+    #[test]
+    fn what_has_expired_is_withheld_and_still_hides_the_data_of_its_name() {
+        let bytes = packed(&[
+            expiring(100, field("a", FieldKind::Attribute, 1, Some("1"))),
+            field("a", FieldKind::Data, 1, Some("2")),
+            field("b", FieldKind::Data, 1, Some("3")),
+        ]);
+        let blob = Blob::new(&bytes, CREATION);
+        for (now, expected) in [
+            (99, r#""a":1,"b":3"#),
+            (100, r#""b":3"#),
+            (u32::MAX, r#""b":3"#),
+        ] {
+            let mut out = Vec::new();
+            blob.write_members(now, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected, "at {now}");
+        }
+        assert_eq!(blob.get(b"a"), Some(&b"1"[..]), "an index finds it");
+        assert_eq!(blob.json_len(), r#"{"a":1,"b":3}"#.len());
     }
 
     #[test]
@@ -397,7 +468,7 @@ pub(crate) mod tests {
         ]);
         let blob = Blob::new(&bytes, CREATION);
         let mut out = Vec::new();
-        assert!(blob.write_members(&mut out));
+        assert!(blob.write_members(0, &mut out));
         assert_eq!(out, br#""b":1,"c":3"#);
         assert_eq!(blob.json_len(), out.len() + 2);
         assert_eq!(
@@ -406,7 +477,7 @@ pub(crate) mod tests {
         );
         let empty = Blob::new(b"", CREATION);
         assert_eq!(
-            (empty.write_members(&mut Vec::new()), empty.json_len()),
+            (empty.write_members(0, &mut Vec::new()), empty.json_len()),
             (false, 0)
         );
     }
@@ -429,15 +500,20 @@ pub(crate) mod tests {
             Just(FieldKind::Attribute)
         ];
         let value = proptest::option::of(prop_oneof![Just("1"), Just("22"), Just("\"xyz\"")]);
-        let one = ("[a-e]{1,2}", kind, 0u64..6, 0u16..3, value);
+        let one = ("[a-e]{1,2}", kind, 0u64..6, 0u16..3, value, 0u32..3);
         proptest::collection::vec(one, 0..8).prop_map(|fields| {
             let mut fields: Vec<_> = fields
                 .into_iter()
-                .map(|(name, kind, clock, tag, value)| RecordField {
+                .map(|(name, kind, clock, tag, value, expires)| RecordField {
                     name: Name::new(&name),
                     kind,
                     stamp: Stamp { clock, tag },
                     value: value.map(|v| v.as_bytes().into()),
+                    expires: if kind == FieldKind::Attribute {
+                        expires
+                    } else {
+                        0
+                    },
                 })
                 .collect();
             fields.sort_by(|a, b| a.as_ref().key().cmp(&b.as_ref().key()));
@@ -460,7 +536,7 @@ pub(crate) mod tests {
         fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let blob = Blob::new(&bytes, CREATION);
             let mut out = Vec::new();
-            blob.write_members(&mut out);
+            blob.write_members(7, &mut out);
             let _ = (blob.fields().count(), blob.json_len(), blob.get(b"a"));
         }
 

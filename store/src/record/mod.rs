@@ -43,6 +43,8 @@ pub struct RecordField {
     pub stamp: Stamp,
     /// Minified ASCII JSON; nothing where it was removed. A removed field stays until the session ends.
     pub value: Option<Box<[u8]>>,
+    /// Of an attribute: the Unix second from which it is withheld from readers; 0 is never.
+    pub expires: u32,
 }
 
 /// One secret of a session, known by its digest.

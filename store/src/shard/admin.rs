@@ -30,10 +30,10 @@ pub struct Page {
 }
 
 impl Shard {
-    fn view(&self, slot: u32) -> View {
+    fn view(&self, slot: u32, now: u64) -> View {
         let entry = self.store.at(slot);
         let mut data = Vec::new();
-        self.write_entry_json(entry, &mut data);
+        self.write_entry_json(entry, now, &mut data);
         let expires = self.expires(slot);
         View {
             record: self.record(slot),
@@ -55,7 +55,7 @@ impl Shard {
     /// One session, unless it has expired.
     pub fn get(&self, sid: &Sid, now: u64) -> Option<View> {
         let slot = self.find(sid)?;
-        (self.expires(slot) > now).then(|| self.view(slot))
+        (self.expires(slot) > now).then(|| self.view(slot, now))
     }
 
     /// Up to `limit` sessions from `cursor` (0 at first) on, in an order that stays under change.
@@ -99,7 +99,7 @@ impl Shard {
         self.store.live(slot)?;
         let matches =
             filter.is_none_or(|f| self.store.value(slot, f.name.as_bytes()) == Some(&*f.value));
-        (matches && self.expires(slot) > now).then(|| self.view(slot))
+        (matches && self.expires(slot) > now).then(|| self.view(slot, now))
     }
 
     /// The sessions whose indexed field `name` has `value` (JSON); nothing where `name` is not indexed.

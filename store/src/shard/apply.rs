@@ -264,6 +264,7 @@ impl Shard {
                 kind: FieldKind::Data,
                 stamp,
                 value: f.value.as_deref(),
+                expires: 0,
             })
             .collect();
         done.dropped += (fields.0.len() - refs.len()) as u32;
@@ -318,7 +319,7 @@ impl Shard {
     }
 
     /// Makes a new secret current and retires the old one at once.
-    fn rotate(
+    pub(super) fn rotate(
         &mut self,
         slot: u32,
         authenticate: bool,

@@ -99,7 +99,7 @@ impl Shard {
     }
 
     #[inline]
-    fn touch(&mut self, slot: u32, now: u64) -> Valid {
+    pub(super) fn touch(&mut self, slot: u32, now: u64) -> Valid {
         let (quarter, signed) = (Quarter::of(now), self.policy.signed);
         let entry = self.store.at_mut(slot);
         entry.requests = entry.requests.saturating_add(1);

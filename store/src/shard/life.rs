@@ -21,7 +21,7 @@ pub struct Created {
     /// For the client. [`Fresh::target`] is the target of this request's commands.
     pub token: Fresh,
     /// Its place, unless it is storeless. A storeless session has the defaults as its data
-    /// ([`crate::session::Policy::write_defaults`]) and version 0.
+    /// ([`crate::session::Policy::write_first`]) and version 0.
     pub slot: Option<super::SlotRef>,
 }
 
@@ -150,6 +150,7 @@ impl Shard {
                 kind: FieldKind::Default,
                 stamp,
                 value: f.value.as_deref(),
+                expires: 0,
             })
             .collect();
         // Without a limit: defaults are the operator's own.

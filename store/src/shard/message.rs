@@ -6,13 +6,14 @@
 use super::Shard;
 use super::admin::{Filter, Page};
 use super::attach::Attached;
+use super::attributes::{Attributes, Bound};
 use super::life::Created;
 use crate::Entropy;
 use crate::id::{Digest, Sid};
 use crate::merge::Effect;
 use crate::pins::{Pin, PinKey, PinSweep, UpstreamHash};
 use crate::record::Record;
-use crate::session::{Applied, Apply, Reason, View};
+use crate::session::{Applied, Apply, BuiltIn, Reason, View};
 use crate::token::Presented;
 
 /// A question to the shard that owns a sid or a pin's key.
@@ -20,6 +21,8 @@ use crate::token::Presented;
 pub enum Ask {
     /// [`Shard::attach`].
     Attach(Presented),
+    /// [`Shard::attach_with`].
+    AttachWith(Box<(Presented, Attributes)>),
     /// [`Shard::create`].
     Create,
     /// [`Shard::apply`].
@@ -123,7 +126,7 @@ pub enum Ask {
 /// An answer, of the kind that belongs to its question.
 #[derive(Debug)]
 pub enum Answer {
-    /// To `Attach`.
+    /// To `Attach` and `AttachWith`.
     Attach(Box<AttachAnswer>),
     /// To `Create`; `None` when the shard is full.
     Create(Option<Created>),
@@ -154,6 +157,10 @@ pub struct AttachAnswer {
     pub attached: Attached,
     /// Where valid: the session's JSON, as [`Shard::write_json`] writes it; empty where there is none.
     pub json: Vec<u8>,
+    /// What became of the request's attributes.
+    pub bound: Bound,
+    /// Where valid: what is built in.
+    pub built_in: BuiltIn,
 }
 
 impl Shard {
@@ -162,11 +169,12 @@ impl Shard {
         match ask {
             Ask::Attach(token) => {
                 let attached = self.attach(&token, now);
-                let mut json = Vec::new();
-                if let Attached::Valid(valid) = &attached {
-                    self.write_json(valid.slot, &mut json);
-                }
-                Answer::Attach(Box::new(AttachAnswer { attached, json }))
+                self.attach_answer(attached, Bound::default(), now)
+            }
+            Ask::AttachWith(with) => {
+                let (token, attributes) = *with;
+                let (attached, bound) = self.attach_with(&token, &attributes, now, entropy);
+                self.attach_answer(attached, bound, now)
             }
             Ask::Create => Answer::Create(self.create(now, entropy)),
             Ask::Apply(apply) => Answer::Apply(Box::new(self.apply(&apply, now, entropy))),
@@ -196,6 +204,22 @@ impl Shard {
             Ask::Merge(record) => Answer::Merge(self.merge(&record, now)),
             pin => self.handle_pin(pin, now),
         }
+    }
+
+    fn attach_answer(&self, attached: Attached, bound: Bound, now: u64) -> Answer {
+        let mut answer = AttachAnswer {
+            attached,
+            json: Vec::new(),
+            bound,
+            built_in: BuiltIn::default(),
+        };
+        if let Attached::Valid(valid) = &attached
+            && !bound.other
+        {
+            self.write_json(valid.slot, now, &mut answer.json);
+            answer.built_in = self.built_in(valid.slot).unwrap_or_default();
+        }
+        Answer::Attach(Box::new(answer))
     }
 
     fn handle_pin(&mut self, ask: Ask, now: u64) -> Answer {

@@ -19,6 +19,7 @@ mod admin;
 mod apply;
 mod arena;
 mod attach;
+mod attributes;
 mod change;
 mod life;
 mod message;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 
 pub use admin::{Filter, Page};
 pub use attach::{Attached, Valid};
+pub use attributes::{Attribute, Attributes, Bound};
 pub use life::{Created, SweepReport};
 pub use message::{Answer, Ask, AttachAnswer};
 pub use order::{Frequency, HALF_LIFE};
@@ -49,6 +51,7 @@ use crate::hlc::{Hlc, Stamp};
 use crate::id::{NodeTag, Sid};
 use crate::pins::Pins;
 use crate::session::Policy;
+use crate::time;
 use order::Order;
 use slab::{Entry, Store};
 use subjects::FieldIndex;
@@ -250,18 +253,22 @@ impl Shard {
             .filter(|e| e.sid.check() == at.check)
     }
 
-    /// Appends the flat JSON object of what upstreams see of the session's data, printable ASCII only;
-    /// nothing where there is none. Returns whether there is.
+    /// Appends the flat JSON object of what upstreams see at `now` (Unix ms) of the session's data,
+    /// printable ASCII only; nothing where there is none. Returns whether there is.
     #[inline]
-    pub fn write_json(&self, at: SlotRef, out: &mut Vec<u8>) -> bool {
+    pub fn write_json(&self, at: SlotRef, now: u64, out: &mut Vec<u8>) -> bool {
         self.resolve(at)
-            .is_some_and(|entry| self.write_entry_json(entry, out))
+            .is_some_and(|entry| self.write_entry_json(entry, now, out))
     }
 
-    fn write_entry_json(&self, entry: &Entry, out: &mut Vec<u8>) -> bool {
+    fn write_entry_json(&self, entry: &Entry, now: u64, out: &mut Vec<u8>) -> bool {
         let before = out.len();
         out.push(b'{');
-        if self.store.blob(entry).write_members(out) {
+        if self
+            .store
+            .blob(entry)
+            .write_members(time::unix_seconds(now), out)
+        {
             out.push(b'}');
             return true;
         }

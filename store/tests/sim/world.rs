@@ -259,7 +259,7 @@ impl World {
             self.model.touch(&valid.sid, self.now);
         }
         let mut json = Vec::new();
-        self.shards[shard].write_json(valid.slot, &mut json);
+        self.shards[shard].write_json(valid.slot, self.now, &mut json);
         let session = &self.model.present[&valid.sid];
         assert_eq!(shown(&json), session.data);
         assert_eq!(

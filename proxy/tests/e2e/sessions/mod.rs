@@ -1,5 +1,6 @@
 //! Sessions in memory: identity, tokens, control by responses, data, life and death.
 
+mod attributes;
 mod control;
 mod cookies;
 mod creation;

@@ -48,7 +48,7 @@ fn slots_do_not_outlive_their_session() {
     let other = b.create();
     b.set(&other, r#"{"a":"theirs"}"#);
     let mut out = Vec::new();
-    assert!(!b.shard.write_json(slot, &mut out) && out.is_empty());
+    assert!(!b.shard.write_json(slot, b.now, &mut out) && out.is_empty());
 }
 
 #[test]
@@ -232,7 +232,11 @@ fn a_storeless_session_is_made_by_its_return() {
     assert!(created.slot.is_none() && token.unconfirmed && b.shard.is_empty());
     assert_eq!(b.shard.counts().created, 0);
     let mut defaults = Vec::new();
-    assert!(b.shard.policy().write_defaults(token.issued, &mut defaults));
+    assert!(b.shard.policy().write_first(
+        token.issued,
+        &crate::shard::Attributes::default(),
+        &mut defaults
+    ));
     b.now += 29 * MINUTE;
     let valid = b.valid(&token);
     assert!(valid.confirmed);

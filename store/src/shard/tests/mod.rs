@@ -1,5 +1,6 @@
 //! What a shard does, by behaviour. Scale and interleaving are the simulator's.
 
+mod attributes;
 mod commands;
 mod life;
 mod records;
@@ -131,7 +132,7 @@ impl Bench {
     fn json(&mut self, token: &Fresh) -> String {
         let valid = self.valid(token);
         let mut out = Vec::new();
-        self.shard.write_json(valid.slot, &mut out);
+        self.shard.write_json(valid.slot, self.now, &mut out);
         String::from_utf8(out).unwrap()
     }
 

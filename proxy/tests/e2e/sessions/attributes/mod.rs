@@ -1,0 +1,5 @@
+//! What requests and configuration say about a session: headers, tokens, expressions.
+
+mod headers;
+
+use super::*;
