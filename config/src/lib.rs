@@ -22,6 +22,7 @@ mod check;
 mod describe;
 pub mod document;
 pub mod env;
+pub mod expression;
 pub mod keys;
 pub mod merge;
 pub mod plan;

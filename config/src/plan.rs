@@ -481,6 +481,8 @@ pub struct Jwt {
     pub secret: Option<Secret>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
+    /// How far the clocks of issuer and gateway may differ, for `exp` and `nbf`.
+    pub leeway: Duration,
     pub required: bool,
 }
 

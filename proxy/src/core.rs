@@ -478,6 +478,11 @@ impl Core {
             }
             Message::LogBuffer(buffer) => self.lines.returned(buffer),
             Message::Reload { setup, listeners } => self.reload(setup, listeners),
+            Message::Keys(keys) => {
+                if let Some(attributes) = &self.generation().attributes {
+                    attributes.set_keys(keys);
+                }
+            }
             Message::Connection(moving) => accept::moving::arrive(self, *moving),
             Message::Explain(question) => {
                 monoio::spawn(crate::explain::answer(self, *question));
@@ -495,6 +500,7 @@ impl Core {
             | Message::Events(_)
             | Message::Drained
             | Message::Reloaded { .. }
+            | Message::KeysWanted
             | Message::Ready => {
                 debug_assert!(
                     false,

@@ -22,6 +22,7 @@ use holdfast_config::plan::{self, Limits, Plan};
 
 use crate::accesslog;
 use crate::attributes::AttributePlan;
+use crate::attributes::computed::Computed;
 use crate::boot::ProcessKeys;
 use crate::forward::pool::Pool;
 use crate::identify::Identity;
@@ -137,6 +138,8 @@ pub struct Generation {
     pub names: Option<HeaderNames>,
     /// What requests say about their sessions, where something is asked of them.
     pub attributes: Option<AttributePlan>,
+    /// Computed attributes, where there are some.
+    pub computed: Option<Computed>,
     /// How exchanges are logged, if they are.
     pub log: Option<accesslog::Format>,
     /// By service.
@@ -203,7 +206,12 @@ impl Generation {
             },
             default_host: default_host(&plan),
             names: forward.map(HeaderNames::new),
-            attributes: AttributePlan::new(&plan),
+            attributes: AttributePlan::new(
+                &plan,
+                &setup.keys,
+                old.and_then(|old| old.attributes.as_ref()),
+            ),
+            computed: plan.session.as_ref().and_then(Computed::new),
             log: plan.access_log.as_ref().map(accesslog::Format::new),
             services,
             core,

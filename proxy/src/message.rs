@@ -15,6 +15,7 @@ use holdfast_runtime::mesh::CallId;
 use holdfast_runtime::socket::Bound;
 use holdfast_store::shard::{Answer, Ask};
 
+use crate::attributes::keys::KeySet;
 use crate::pin::state::{AdminState, HealthState};
 use crate::setup::{Setup, UpstreamId};
 
@@ -92,6 +93,10 @@ pub enum Message {
         /// [`Setup::number`].
         number: u64,
     },
+    /// Control to data core: other keys that tokens are verified with.
+    Keys(Arc<KeySet>),
+    /// Data core to control: a token named a key that is not known.
+    KeysWanted,
     /// Data core to data core: a connection that goes home.
     Connection(Box<crate::accept::moving::Moving>),
     /// Control to data core: say what would become of a request.

@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicU32;
 
 use holdfast_config::plan::{self, Plan};
 
+use crate::attributes::keys::KeySet;
 use crate::metrics::{RouteMetrics, UpstreamMetrics};
 use crate::session::create::Limiter;
 use crate::tls::{Built, Client, Server};
@@ -71,6 +72,8 @@ pub struct Setup {
     pub endpoints: Box<[Box<[Arc<Endpoint>]>]>,
     /// By place: what `Conn::listener` is an index into.
     pub listeners: Box<[Place]>,
+    /// Keys that tokens are verified with, from the file of the configuration.
+    pub keys: Arc<KeySet>,
     /// `creation.limit`, over all cores.
     pub limiter: Option<Arc<Limiter>>,
     /// By service: TLS towards its upstreams.
@@ -87,6 +90,12 @@ impl Setup {
     /// The configuration after this one. `resolve` says where a name leads, as far as that is known.
     pub fn next(&self, plan: Arc<Plan>, cores: usize, tls: Built, resolve: Resolve<'_>) -> Self {
         Self::make(plan, cores, tls, Some(self), resolve)
+    }
+
+    /// With the [keys](crate::attributes::keys::load) of its file.
+    pub fn with_keys(mut self, keys: Arc<KeySet>) -> Self {
+        self.keys = keys;
+        self
     }
 
     /// TLS towards the upstreams of a service.
@@ -140,6 +149,7 @@ impl Setup {
                 old.map_or(&[], |old| &old.listeners),
             ),
             clients: tls.services.into_boxed_slice(),
+            keys: Arc::default(),
             limiter: limiter(&plan, old),
             next_id,
             plan,

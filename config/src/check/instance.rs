@@ -337,6 +337,7 @@ pub(super) fn jwt(gateway: &View<'_>, report: &mut Report) -> Option<Jwt> {
         secret: secret.secret(),
         issuer: view.at("issuer").text(),
         audience: view.at("audience").text(),
+        leeway: view.at("leeway").duration(),
         required: view.at("required").bool(),
     })
 }

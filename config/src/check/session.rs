@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Facts, identity, replication, security, storage};
 use crate::document::Value;
+use crate::expression;
 use crate::plan::*;
 use crate::report::Report;
 use crate::values;
@@ -41,7 +42,7 @@ pub(super) fn session(gateway: &View<'_>, facts: &Facts, report: &mut Report) ->
         data,
         from_auth: from_auth(gateway, &view, report),
         from_headers: from_headers(&view, facts, report),
-        computed: pairs(&view.at("attributes.computed"), "attribute", "expression"),
+        computed: computed(&view, report),
         forward: forward(&view),
         security,
         sessions_per_subject: per_subject.at("max").int(),
@@ -248,7 +249,37 @@ fn from_auth(gateway: &View<'_>, view: &View<'_>, report: &mut Report) -> Vec<(S
         list.warn(report, "has no effect without `gateway.auth.jwt`");
     }
     twice(&list, report);
-    pairs(&list, "claim", "attribute")
+    let subject = subject(view);
+    let found = pairs(&list, "claim", "attribute");
+    if !found.is_empty() && !found.iter().any(|(_, attribute)| *attribute == subject) {
+        let message =
+            format!("no claim sets the subject {subject:?}: a token authenticates nobody");
+        list.warn(report, message);
+    }
+    found
+}
+
+fn computed(view: &View<'_>, report: &mut Report) -> Vec<(String, String)> {
+    let list = view.at("attributes.computed");
+    twice(&list, report);
+    let stored: Vec<String> = ["attributes.fromAuth", "attributes.fromHeaders"]
+        .iter()
+        .flat_map(|list| view.at(list).items())
+        .filter_map(|item| item.at("attribute").text())
+        .collect();
+    for item in list.items() {
+        let attribute = item.at("attribute");
+        if attribute.text().is_some_and(|name| stored.contains(&name)) {
+            let shown = attribute.shown();
+            let message = format!("{shown} comes from a token or a header already");
+            attribute.error(report, message);
+        }
+        let expression = item.at("expression");
+        if let Some(Err(error)) = expression.text().map(|text| expression::compile(&text)) {
+            expression.error(report, error.to_string());
+        }
+    }
+    pairs(&list, "attribute", "expression")
 }
 
 fn from_headers(

@@ -173,7 +173,7 @@ fn around() -> Vec<Key> {
     let p = |name: &str| format!("gateway.auth.jwt.{name}");
     vec![
         key("gateway.auth", Map, ABSENT, "Who a client is.", Yes),
-        key("gateway.auth.jwt", Map, ABSENT, "JSON Web Tokens that attributes are taken from.", No("JSON Web Tokens; none is verified and none is required")),
+        key("gateway.auth.jwt", Map, ABSENT, "JSON Web Tokens that attributes are taken from.", Yes),
         key(p("header"), Text(Form::Header), Is("Authorization"), "Header that carries the token.", Yes),
         key(p("algorithms"), Enums(&["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]), Is("[RS256]"), "Accepted signature algorithms.", Yes),
         key(p("jwksFile"), Text(Form::Any), Else("none"), "JWKS file with the public keys.", Yes),
@@ -181,6 +181,7 @@ fn around() -> Vec<Key> {
         key(p("secret"), Secret, Else("none"), "Shared secret of HS256, HS384 and HS512.", Yes),
         key(p("issuer"), Text(Form::Any), Else("any"), "Required `iss`.", Yes),
         key(p("audience"), Text(Form::Any), Else("any"), "Required `aud`.", Yes),
+        key(p("leeway"), Duration, Is("0"), "How far the clocks of issuer and gateway may differ, for `exp` and `nbf`.", Yes),
         key(p("required"), Bool, Is("false"), "Whether a request without a verified token is refused.", Yes),
         key("gateway.accessLog", Map, ABSENT, "A line for every request.", Yes),
         key("gateway.accessLog.enabled", Bool, Is("true"), "Whether it is written.", Yes),

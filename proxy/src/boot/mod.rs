@@ -262,12 +262,13 @@ fn start(
         return Err(machine.errors);
     }
     let tls = crate::tls::build_all(&plan)?;
+    let token_keys = crate::attributes::keys::load(&plan)?;
     let plan = Arc::new(plan);
     let cores = machine.cores.len();
     let keys = Arc::new(ProcessKeys::new(&plan));
     let cpus = machine.cores.iter().map(|core| core.cpu).collect();
     let shared = Arc::new(Shared::new(cpus));
-    let setup = Arc::new(Setup::first(Arc::clone(&plan), cores, tls));
+    let setup = Arc::new(Setup::first(Arc::clone(&plan), cores, tls).with_keys(token_keys));
     let control = Control::prepare(shared.clone(), setup.clone(), options)
         .map_err(|e| vec![e.to_string()])?;
     let (mut groups, mut addresses) = (Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! The control thread: everything that is not a request.
 //!
 //! Owns the admin endpoint ([`admin`]), health of upstreams ([`health`], [`probe`]), their names
-//! ([`resolve`]), reloads ([`reload`], [`changes`]), the access log's writer ([`log`]), signals and the end of the process ([`signals`],
+//! ([`resolve`]), reloads ([`reload`], [`changes`]), keys of tokens ([`keys`]), the access log's writer ([`log`]), signals and the end of the process ([`signals`],
 //! [`shutdown`]), the watch over the cores ([`watch`]) and what is done with events ([`events`]).
 //!
 //! Boot calls [`Control::prepare`] before the cores are built, so that a taken port or a log that
@@ -24,6 +24,7 @@ pub mod desk;
 pub mod edit;
 pub mod events;
 pub mod health;
+pub mod keys;
 pub mod log;
 pub mod notify;
 pub mod probe;

@@ -307,7 +307,10 @@ pub async fn prepare_plan(
     aside(move || {
         let resolve = |host: &str, port: u16| known.get(&(host.to_owned(), port)).cloned();
         let tls = crate::tls::build_all(&plan)?;
-        let setup = old.next(Arc::new(plan), cpus.len(), tls, &resolve);
+        let token_keys = crate::attributes::keys::load(&plan)?;
+        let setup = old
+            .next(Arc::new(plan), cpus.len(), tls, &resolve)
+            .with_keys(token_keys);
         if setup.listeners.len() > crate::setup::MAX_LISTENERS {
             return Err(vec![
                 "gateway.listeners: so many addresses have been used that a restart is needed"

@@ -20,12 +20,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use holdfast_runtime::mesh::{Calls, Local};
 use holdfast_store::shard::{Answer, Ask};
 use tokio::sync::watch::Sender as Published;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::desk::{Command, Desk};
 use super::events::Hub;
 use super::health::{self, Board, Report};
+use super::keys;
 use super::log::{LogCounters, LogWriter, Opened};
 use super::reload::{Prepared, Reloader};
 use super::resolve::{self, NameId, Names};
@@ -68,6 +69,7 @@ enum Woken {
     Report(Report),
     Name(NameId, resolve::Answer),
     Prepared(Result<Prepared, Vec<String>>),
+    Keys(keys::Found),
     LogBuffer(usize, Vec<u8>),
     Tick,
     Deadline,
@@ -88,6 +90,11 @@ pub(super) struct Loop {
     names: Names,
     answer: mpsc::Sender<(NameId, resolve::Answer)>,
     answers: mpsc::Receiver<(NameId, resolve::Answer)>,
+    /// Keys of tokens, as they are found; a wish for newer ones.
+    keys: mpsc::Receiver<keys::Found>,
+    keys_wanted: Arc<Notify>,
+    /// The first answer of where they are fetched from is still out.
+    keys_missing: bool,
     reloader: Reloader,
     prepared: mpsc::Sender<Result<Prepared, Vec<String>>>,
     preparations: mpsc::Receiver<Result<Prepared, Vec<String>>>,
@@ -118,11 +125,19 @@ impl Loop {
         let (answer, answers) = mpsc::channel(REPORTS);
         let (prepared, preparations) = mpsc::channel(1);
         let reloader = Reloader::new(options.files.clone());
+        let (found, keys) = mpsc::channel(1);
+        let keys_wanted = Arc::new(Notify::new());
+        tokio::spawn(keys::follow(
+            setups.subscribe(),
+            Arc::clone(&keys_wanted),
+            found,
+        ));
         let setup = Arc::clone(&setups.borrow());
         let mut names = Names::default();
         names.reload(&setup, &answer);
         let shutdown = &setup.plan.shutdown;
         Self {
+            keys_missing: matches!(keys::Source::of(&setup), Some(keys::Source::Url(_))),
             board: Board::new(&setup, report),
             ending: Ending::new(shared.cores, shutdown.delay, shutdown.timeout),
             watch: Watch::new(shared.cores),
@@ -141,6 +156,8 @@ impl Loop {
             names,
             answer,
             answers,
+            keys,
+            keys_wanted,
             reloader,
             prepared,
             preparations,
@@ -199,6 +216,7 @@ impl Loop {
             Some(report) = self.reports.recv() => Woken::Report(report),
             Some((id, answer)) = self.answers.recv() => Woken::Name(id, answer),
             Some(prepared) = self.preparations.recv() => Woken::Prepared(prepared),
+            Some(found) = self.keys.recv() => Woken::Keys(found),
             (core, buffer) = spent => Woken::LogBuffer(core, buffer),
             Some(command) = commands.recv() => Woken::Command(command),
             () = tokio::task::yield_now(), if busy => Woken::Mesh,
@@ -215,6 +233,7 @@ impl Loop {
             Woken::Report(report) => self.board.report(report),
             Woken::Name(id, answer) => self.name(id, answer),
             Woken::Prepared(prepared) => self.prepared(prepared),
+            Woken::Keys(found) => self.keys_found(found),
             Woken::LogBuffer(core, buffer) => self.local.send(core, Message::LogBuffer(buffer)),
             Woken::Tick => self.tick(),
         }
@@ -238,6 +257,7 @@ impl Loop {
                 None => self.local.send(from, Message::LogBuffer(emptied(bytes))),
             },
             Message::Events(events) => self.hub.extend(events),
+            Message::KeysWanted => self.keys_wanted.notify_one(),
             Message::Ready => {
                 self.watch.ready(from);
             }
@@ -259,6 +279,7 @@ impl Loop {
             | Message::Reload { .. }
             | Message::Connection(_)
             | Message::Explain(_)
+            | Message::Keys(_)
             | Message::Drain
             | Message::End => {
                 static ASTRAY: say::Once = say::Once::new();
@@ -295,7 +316,7 @@ impl Loop {
             }
             hub.extend(event.map(|state| state_changed(setup, upstream, state)));
         });
-        if !self.announced && self.watch.all_ready() && self.names.settled() {
+        if !self.announced && self.watch.all_ready() && self.names.settled() && !self.keys_missing {
             self.announced = true;
             // The line that scripts wait for.
             say::info("ready");
@@ -407,6 +428,18 @@ impl Loop {
             Command::Journal { sid, reply } => {
                 let _ = reply.send(self.hub.journal(&sid));
             }
+        }
+    }
+
+    /// Passes keys on to the cores; of those of a source that holds no more nothing is taken.
+    fn keys_found(&mut self, found: keys::Found) {
+        if keys::Source::of(&self.setup).as_ref() != Some(&found.source) {
+            return;
+        }
+        self.keys_missing = false;
+        match found.keys {
+            Ok(keys) => self.all_cores(|| Message::Keys(Arc::clone(&keys))),
+            Err(error) => say::warn(format!("{error}; the keys that there are stay")),
         }
     }
 

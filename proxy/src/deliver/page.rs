@@ -77,6 +77,15 @@ impl Refusal {
         Self::new(408, reason, true, Some(Metric::RefusedTimeout))
     }
 
+    /// 401, with the line that says what is asked for.
+    pub fn unauthorized(challenge: &'static [u8]) -> Self {
+        let metric = Some(Metric::RefusedToken);
+        Self {
+            line: Some(challenge.into()),
+            ..Self::new(401, "a valid token is required", false, metric)
+        }
+    }
+
     /// 404: no rule.
     pub fn unrouted() -> Self {
         Self::new(
@@ -114,6 +123,7 @@ fn phrase(status: u16) -> &'static str {
     match status {
         303 => "See Other",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",

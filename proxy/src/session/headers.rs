@@ -6,7 +6,9 @@ use holdfast_config::plan::Forward;
 use holdfast_runtime::buffers::Buffer;
 
 use super::Live;
+use crate::accept::Conn;
 use crate::core::Core;
+use crate::identify::Request;
 use crate::metrics::Metric;
 use crate::text::{Sink, write_number};
 
@@ -47,7 +49,14 @@ impl HeaderNames {
     }
 
     /// Writes the lines of a session.
-    pub fn write(&self, core: &Core, live: &Live, out: &mut Buffer) {
+    pub fn write(
+        &self,
+        core: &Core,
+        conn: &Conn,
+        request: &Request,
+        live: &Live,
+        out: &mut Buffer,
+    ) {
         out.put(&self.id);
         out.put(&live.sid.text());
         out.put(b"\r\n");
@@ -62,6 +71,9 @@ impl HeaderNames {
         }
         core.with_scratch(|json| {
             live.write_json(core, json);
+            if let Some(computed) = &conn.generation.computed {
+                computed.add(core, conn, request, live.built_in(core), json);
+            }
             if json.is_empty() {
                 return;
             }

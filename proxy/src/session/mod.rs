@@ -155,7 +155,7 @@ impl Attached {
             return;
         }
         let Some(live) = &self.live else { return };
-        names.write(core, live, out);
+        names.write(core, conn, &self.request, live, out);
     }
 }
 
@@ -343,6 +343,7 @@ pub async fn attach(
         Some(plan) => plan.collect(core, conn, &attached.request)?,
         None => None,
     };
+    let several = said.is_some() && several(&carried);
     for carried in &carried {
         // A valid token of a better source was found: the others are not looked at.
         if attached
@@ -360,6 +361,7 @@ pub async fn attach(
             let now = core.wall_ms();
             let (judged, bound) = match &said {
                 None => (shard.attach(presented, now), Bound::default()),
+                Some(_) if several => (shard.attach(presented, now), Bound::default()),
                 Some(said) => {
                     core.with_entropy(|entropy| shard.attach_with(presented, said, now, entropy))
                 }
@@ -370,7 +372,8 @@ pub async fn attach(
             Some((judged, bound, None))
         } else {
             // What rarely happens waits in a box of its own, so that the path's state stays small.
-            Box::pin(ask_owner(core, *presented, said.clone())).await
+            let said = said.clone().filter(|_| !several);
+            Box::pin(ask_owner(core, *presented, said)).await
         };
         if let Some((judged, bound, data)) = judged {
             let judged = Ruling {
@@ -380,6 +383,9 @@ pub async fn attach(
             };
             judge(core, carried.source, presented, judged, &mut attached);
         }
+    }
+    if several && attached.doubled.is_none() {
+        Box::pin(say_to_the_one(core, &carried, &said, &mut attached)).await;
     }
     if attached.doubled.is_some() {
         attached.live = None;
@@ -400,7 +406,7 @@ pub async fn attach(
         {
             return Err(to);
         }
-    } else if attached.standing != Standing::Refused {
+    } else if attached.standing != Standing::Refused || begins_anew(&attached, &said) {
         first_request(core, conn, &mut attached, said.as_deref());
         if attached.live.is_some() {
             record.session = "new";
@@ -408,6 +414,49 @@ pub async fn attach(
     }
     record.sid = attached.sid().map(Sid::text);
     Ok(attached)
+}
+
+/// Whether a request carries tokens of different sessions, so that it is not known yet which is meant.
+fn several(carried: &[Carried]) -> bool {
+    let mut sids = carried.iter().filter_map(|c| match &c.candidate {
+        Candidate::Token(presented) => Some(presented.sid),
+        _ => None,
+    });
+    let first = sids.next();
+    sids.any(|sid| Some(sid) != first)
+}
+
+/// Tells the session that won among [`several`] what the request says of it.
+async fn say_to_the_one(
+    core: &'static Core,
+    carried: &[Carried],
+    said: &Said,
+    attached: &mut Attached,
+) {
+    let Some(live) = &attached.live else { return };
+    let meant = carried.iter().find_map(|c| match &c.candidate {
+        Candidate::Token(p) if p.sid == live.sid && usize::from(c.source) == live.source => {
+            Some((c.source, *p))
+        }
+        _ => None,
+    });
+    let Some((source, presented)) = meant else {
+        return;
+    };
+    if let Some((judged, bound, data)) = ask_owner(core, presented, said.clone()).await {
+        let ruling = Ruling {
+            judged,
+            bound,
+            data,
+        };
+        judge(core, source, &presented, ruling, attached);
+    }
+}
+
+/// Whether a token begins a session although the request came with one: it is another subject's, or
+/// its secret is good no more. An authentication is an explicit act.
+fn begins_anew(attached: &Attached, said: &Said) -> bool {
+    attached.doubled.is_none() && said.as_ref().is_some_and(|said| said.subject.is_some())
 }
 
 fn doubled_event(core: &Core) {
@@ -489,6 +538,11 @@ fn judge(core: &Core, source: u8, presented: &Presented, ruling: Ruling, attache
         too_large(core);
     }
     match judged {
+        Judged::Valid(_) if bound.other => {
+            metrics.count(Metric::MissSubject);
+            attached.live = None;
+            attached.standing = Standing::Refused;
+        }
         Judged::Valid(valid) => {
             if attached.live.as_ref().is_some_and(|l| l.sid != valid.sid) {
                 attached.doubled = Some(source);
@@ -546,7 +600,7 @@ fn too_large(core: &Core) {
     SAID.warn(|| "attributes over data.maxSize were not written to their session".into());
 }
 
-/// The trigger `firstRequest`.
+/// The trigger `firstRequest`, and `authentication` by a token.
 fn first_request(
     core: &'static Core,
     conn: &Conn,
@@ -557,7 +611,8 @@ fn first_request(
     let Some(plan) = conn.generation.session() else {
         return;
     };
-    if !plan.creation.first_request {
+    let names_a_subject = said.is_some_and(|said| said.subject.is_some());
+    if !(plan.creation.first_request || names_a_subject && plan.creation.authentication) {
         return;
     }
     let Some(source) = create::carrier(identity) else {
