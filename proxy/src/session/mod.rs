@@ -336,13 +336,14 @@ pub async fn attach(
         dead: SmallVec::new(),
         doubled: None,
     });
-    if conn.generation.session().is_none() {
-        return Ok(attached);
-    }
+    // Also without sessions a token may be required.
     let said = match &conn.generation.attributes {
         Some(plan) => plan.collect(core, conn, &attached.request)?,
         None => None,
     };
+    if conn.generation.session().is_none() {
+        return Ok(attached);
+    }
     let several = said.is_some() && several(&carried);
     for carried in &carried {
         // A valid token of a better source was found: the others are not looked at.

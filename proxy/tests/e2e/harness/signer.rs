@@ -74,18 +74,8 @@ impl Signer {
             _ => ("P-384", 48),
         };
         let option = format!("ec_paramgen_curve:{curve}");
-        let der = openssl(
-            &[
-                "genpkey",
-                "-algorithm",
-                "EC",
-                "-pkeyopt",
-                &option,
-                "-outform",
-                "DER",
-            ],
-            b"",
-        );
+        let pem = openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", &option], b"");
+        let der = openssl(&["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"], &pem);
         let point = public(&der, 2 * size);
         let (x, y) = point.split_at(size);
         Self {
