@@ -9,11 +9,11 @@
 //! counted and otherwise as good as none. Tested end to end; the memory below.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use holdfast_config::plan;
-use rustc_hash::FxHashMap;
 use sha2::{Digest as _, Sha256};
 
 use super::Said;
@@ -193,8 +193,8 @@ type Known = (u64, Said);
 /// Tokens that were verified, in two halves: what was not asked for while one half filled is forgotten.
 #[derive(Debug, Default)]
 struct Memory {
-    young: FxHashMap<[u8; 32], Known>,
-    old: FxHashMap<[u8; 32], Known>,
+    young: HashMap<[u8; 32], Known>,
+    old: HashMap<[u8; 32], Known>,
 }
 
 impl Memory {

@@ -11,7 +11,7 @@
 //! Deliberately not here: what a key set is ([`crate::attributes::keys`]). Tested end to end.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,10 +105,10 @@ async fn another(setups: &mut watch::Receiver<Arc<Setup>>, source: &Option<Sourc
 /// What tells that a file is another one: size, inode, time of change.
 type Stamp = (u64, u64, i64, i64);
 
-async fn file(path: &PathBuf, found: &mpsc::Sender<Found>) {
+async fn file(path: &Path, found: &mpsc::Sender<Found>) {
     let mut known: Option<Stamp> = None;
     loop {
-        let at = path.clone();
+        let at = path.to_path_buf();
         let looked = tokio::task::spawn_blocking(move || {
             let of = std::fs::metadata(&at).ok()?;
             let stamp = (of.len(), of.ino(), of.mtime(), of.mtime_nsec());
@@ -119,7 +119,7 @@ async fn file(path: &PathBuf, found: &mpsc::Sender<Found>) {
             let keys = read
                 .map(Arc::new)
                 .map_err(|error| format!("gateway.auth.jwt.jwksFile: {} {error}", path.display()));
-            let source = Source::File(path.clone());
+            let source = Source::File(path.to_path_buf());
             if found.send(Found { source, keys }).await.is_err() {
                 return;
             }
