@@ -277,13 +277,14 @@ fn tokens_may_come_in_a_header_of_their_own() {
 
 #[test]
 fn public_keys_come_from_a_file_and_no_token_gets_around_them() {
+    let ed = Signer::ed("ed-1");
     let upstream = app();
     let gateway = from_file(
         &upstream,
-        &key_set(&[&RSA, &P256]),
-        "algorithms: [RS256, ES256]",
+        &key_set(&[&RSA, &P256, &ed]),
+        "algorithms: [RS256, ES256, EdDSA]",
     );
-    for signer in [&*RSA, &*P256] {
+    for signer in [&*RSA, &*P256, &ed] {
         let mut client = gateway.client();
         send(&mut client, &signer.token(&claims("u1"))).expect(200);
         assert_eq!(data(&upstream), json!({"userId": "u1"}));
