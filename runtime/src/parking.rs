@@ -170,7 +170,8 @@ impl<T> Lot<T> {
     /// Arms the alarm for the earliest idle time, but for no earlier than `least` units from now.
     fn set_alarm(&self, least: u32) {
         match self.table.borrow().earliest {
-            NEVER => self.alarm.disarm(),
+            // Armed, not disarmed: one that has passed would be seen to have passed again and again.
+            NEVER => self.alarm.arm(Duration::MAX, Expire::Wake),
             earliest => {
                 let units = earliest.saturating_sub(self.now()).max(least);
                 let after = Duration::from_millis(u64::from(units) * UNIT_MS);

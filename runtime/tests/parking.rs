@@ -82,6 +82,22 @@ fn an_idle_time_is_not_short_and_not_long() {
 }
 
 #[test]
+fn after_the_last_idle_time_the_waiter_sleeps_until_another_is_parked() {
+    on_both(|| async {
+        let lot = Rc::new(Lot::new().unwrap());
+        for _ in 0..2 {
+            let (mine, _other) = UnixStream::pair().unwrap();
+            lot.park(mine.into(), (), Duration::from_millis(200))
+                .unwrap();
+            assert_eq!(lot.next().await.unwrap().why, Why::Expired);
+            // A waiter that never waits would keep this timer from its turn.
+            let nothing = monoio::time::timeout(Duration::from_millis(300), lot.next()).await;
+            assert!(nothing.is_err() && lot.is_empty());
+        }
+    });
+}
+
+#[test]
 fn one_that_is_parked_while_the_waiter_sleeps_wakes_it() {
     on_both(|| async {
         let lot = Rc::new(Lot::new().unwrap());
