@@ -39,6 +39,8 @@ pub enum Expire {
     Both,
     /// The socket is left alone; [`Slot::until`] returns.
     Wake,
+    /// As `Both`, but only if the peer is slow: see [`Slot::arm_slow`].
+    Slow,
     /// A pending operation completes with `ECANCELED`, and nothing is lost. Only where
     /// [`crate::cancel::available`] says so, else nothing happens.
     Cancel,
@@ -50,6 +52,68 @@ struct Entry {
     expire: Expire,
     expired: bool,
     waker: Option<Waker>,
+    pace: Pace,
+}
+
+/// How a peer takes what is sent to it, where that is judged.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    /// Bytes that it must have taken in each window.
+    least: u64,
+    /// Ticks of a window.
+    window: u32,
+    /// What it had taken when the window began; `None` before the first.
+    taken: Option<u64>,
+}
+
+impl Pace {
+    /// At the end of a window: whether the peer was fast enough to be given another one.
+    fn holds(&mut self, taken: Option<u64>) -> bool {
+        // A socket that does not say (it is not TCP, or gone) counts as one on which nothing moves.
+        let taken = taken.unwrap_or(0);
+        let enough = self
+            .taken
+            .is_none_or(|before| taken.saturating_sub(before) >= self.least);
+        self.taken = Some(taken);
+        enough
+    }
+}
+
+/// Bytes that the other side of a TCP connection has acknowledged.
+fn acknowledged(fd: RawFd) -> Option<u64> {
+    // SAFETY: all zeros are a value of this plain struct.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the pointer and length are those of `info`.
+    let got = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    let known = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
+    (got == 0 && len as usize >= known).then_some(info.tcpi_bytes_acked)
+}
+
+/// Makes the close of a socket a reset: what its peer does not read is thrown away with it.
+fn reset_on_close(fd: RawFd) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the pointer and length are those of `linger`.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    };
 }
 
 #[derive(Default)]
@@ -81,6 +145,7 @@ impl Slot {
                 expire: Expire::Both,
                 expired: false,
                 waker: None,
+                pace: Pace::default(),
             };
             let mut entries = table.entries.borrow_mut();
             let index = match table.free.borrow_mut().pop() {
@@ -113,15 +178,32 @@ impl Slot {
     /// Sets the deadline to `after` from now (rounded up to a tick) and forgets that it expired.
     #[inline]
     pub fn arm(&self, after: Duration, expire: Expire) {
-        let ticks = after
-            .as_millis()
-            .div_ceil(u128::from(TICK_MS))
-            .min(u128::from(u32::MAX / 2)) as u32;
+        let ticks = ticks(after);
         self.entry(|entry, now| {
             // One more, for the part of the present tick that is already over.
             entry.deadline = now.saturating_add(ticks).saturating_add(1);
             entry.expire = expire;
             entry.expired = false;
+        });
+    }
+
+    /// Sets a deadline for a write that waits for its peer: from the end of a first window on, the peer
+    /// must acknowledge at least `least` bytes in each further one, or the socket is shut down, and its
+    /// close made a reset, since what the kernel still holds for that peer would outlive it. How much of
+    /// a write has gone is no measure: the kernel takes megabytes at once, and says nothing for long.
+    /// Costs no system call before the first window has passed. A unix socket has the two windows.
+    #[inline]
+    pub fn arm_slow(&self, window: Duration, least: u64) {
+        let ticks = ticks(window);
+        self.entry(|entry, now| {
+            entry.deadline = now.saturating_add(ticks).saturating_add(1);
+            entry.expire = Expire::Slow;
+            entry.expired = false;
+            entry.pace = Pace {
+                least,
+                window: ticks,
+                taken: None,
+            };
         });
     }
 
@@ -179,6 +261,14 @@ impl Drop for Slot {
     }
 }
 
+/// A time in ticks, rounded up.
+#[inline]
+fn ticks(time: Duration) -> u32 {
+    time.as_millis()
+        .div_ceil(u128::from(TICK_MS))
+        .min(u128::from(u32::MAX / 2)) as u32
+}
+
 /// Slots that live on this thread.
 pub fn live() -> usize {
     TABLE.with(|table| table.entries.borrow().len() - table.free.borrow().len())
@@ -195,12 +285,19 @@ fn sweep(ticks: u32, woken: &mut Vec<Waker>) -> usize {
             if entry.deadline == DISARMED || entry.deadline > now {
                 continue;
             }
+            if entry.expire == Expire::Slow {
+                if entry.pace.holds(acknowledged(entry.fd)) {
+                    entry.deadline = now.saturating_add(entry.pace.window);
+                    continue;
+                }
+                reset_on_close(entry.fd);
+            }
             entry.deadline = DISARMED;
             entry.expired = true;
             passed += 1;
             let how = match entry.expire {
                 Expire::Read => libc::SHUT_RD,
-                Expire::Both => libc::SHUT_RDWR,
+                Expire::Both | Expire::Slow => libc::SHUT_RDWR,
                 Expire::Wake => {
                     woken.extend(entry.waker.take());
                     continue;
@@ -277,6 +374,39 @@ mod tests {
         assert!(!reused.expired());
         use std::io::Write;
         assert_eq!((&a).write(b"x").unwrap(), 1);
+    }
+
+    #[test]
+    fn a_peer_that_takes_too_little_is_ended_and_one_that_takes_enough_is_not() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut socket, _) = listener.accept().unwrap();
+        let slot = Slot::new(socket.as_raw_fd());
+        let acked = |socket: &std::net::TcpStream| acknowledged(socket.as_raw_fd()).unwrap();
+        let mut take = |socket: &mut std::net::TcpStream, n: usize| {
+            let (before, began) = (acked(socket), std::time::Instant::now());
+            socket.write_all(&vec![0; n]).unwrap();
+            peer.read_exact(&mut vec![0; n]).unwrap();
+            while acked(socket) < before + n as u64 {
+                assert!(
+                    began.elapsed() < Duration::from_secs(10),
+                    "no acknowledgement"
+                );
+                std::thread::yield_now();
+            }
+        };
+        slot.arm_slow(2 * TICK, 1000);
+        let window = || (0..2).map(|_| sweep_once()).sum::<usize>();
+        assert_eq!(window() + sweep_once(), 0, "the first is not judged");
+        for _ in 0..3 {
+            take(&mut socket, 1000);
+            assert_eq!(window(), 0);
+        }
+        take(&mut socket, 999);
+        assert_eq!(window(), 1);
+        assert!(slot.expired());
+        assert!(socket.write(b"x").is_err());
     }
 
     #[test]

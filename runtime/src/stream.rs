@@ -586,6 +586,12 @@ impl Stream {
         self.slot().arm(after, expire);
     }
 
+    /// Sets a deadline for a write: see [`Slot::arm_slow`].
+    #[inline]
+    pub fn arm_slow(&self, window: Duration, least: u64) {
+        self.slot().arm_slow(window, least);
+    }
+
     /// Takes its deadline away.
     #[inline]
     pub fn disarm(&self) {

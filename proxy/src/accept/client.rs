@@ -19,6 +19,9 @@ use http::HeaderMap;
 
 use crate::h2::Exchange;
 
+/// Over how long it is judged how fast a client reads.
+const READ_WINDOW: Duration = Duration::from_secs(10);
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub enum Client {
@@ -81,6 +84,20 @@ impl Client {
         match self {
             Self::Socket(stream) => stream.arm(after, Expire::Both),
             Self::H2(exchange) => exchange.arm(after),
+        }
+    }
+
+    /// Sets the deadline of a [`Client::write`] of an answer's body: it fails where the client takes less
+    /// than `rate` bytes a second; with a rate of 0, where it takes nothing for `stall`. A stream takes
+    /// what is written within `stall`: of a large answer that is some 100 bytes a second too.
+    #[inline]
+    pub fn arm_slow(&self, rate: u64, stall: Duration) {
+        match self {
+            Self::Socket(stream) if rate > 0 => {
+                stream.arm_slow(READ_WINDOW, rate * READ_WINDOW.as_secs());
+            }
+            Self::Socket(stream) => stream.arm_slow(stall / 2, 1),
+            Self::H2(exchange) => exchange.arm(stall),
         }
     }
 

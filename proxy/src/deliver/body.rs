@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use holdfast_runtime::buffers::Buffer;
-use holdfast_runtime::deadline::Expire;
 use holdfast_runtime::splice::{self, Step};
 use holdfast_runtime::stream::Stream;
 
@@ -23,7 +22,7 @@ use crate::metrics::Metric;
 use crate::parse::{Framing, Version, chunked};
 use crate::text::Sink;
 
-/// A client that takes nothing at all for so long is ended.
+/// A client that takes nothing at all for so long is ended, where `minBodyRate` does not end it before.
 pub const CLIENT_STALL: Duration = Duration::from_secs(60);
 
 /// How the body goes out.
@@ -94,6 +93,20 @@ pub async fn send(
     }
 }
 
+/// Begins the client's time for what is written to it.
+fn arm(conn: &Conn) {
+    let rate = conn.generation.limits().min_body_rate;
+    conn.client.arm_slow(rate, CLIENT_STALL);
+}
+
+/// What a failed write to the client means; one that we gave up is counted.
+fn client_ended(core: &Core, conn: &Conn) -> End {
+    if conn.client.socket().is_some_and(|s| s.expired()) {
+        core.metrics().count(Metric::SlowReaders);
+    }
+    End::Client
+}
+
 /// Writes all of `out` to the client, within its time; the buffer comes back empty. `end` says that
 /// the answer ends with it.
 async fn write(
@@ -107,14 +120,14 @@ async fn write(
     if n == 0 && !end {
         return Ok(out);
     }
-    conn.client.arm(CLIENT_STALL);
+    arm(conn);
     let (written, out) = conn.client.write(out, end).await;
     conn.client.disarm();
     written.map_err(|e| {
         if e.kind() == std::io::ErrorKind::TimedOut {
             core.metrics().count(Metric::Http2Stalls);
         }
-        End::Client
+        client_ended(core, conn)
     })?;
     core.metrics().add(Metric::BytesToClients, n);
     *sent += n;
@@ -174,7 +187,7 @@ async fn by_length(
                 && client.is_plain()
                 && up.is_plain()
             {
-                left -= Box::pin(spliced(core, client, up, left, sent)).await?;
+                left -= Box::pin(spliced(core, conn, client, up, left, sent)).await?;
                 continue;
             }
             enlarge(&mut input);
@@ -189,20 +202,29 @@ async fn by_length(
 
 async fn spliced(
     core: &Core,
+    conn: &Conn,
     client: &Stream,
     up: &Stream,
     left: u64,
     sent: &mut u64,
 ) -> Result<u64, End> {
     client.disarm();
+    let mut armed = false;
     let moved = splice::splice_exact(up, client, left, |step| match step {
         Step::Moved(n) => {
             core.metrics().add(Metric::BytesToClients, n);
             *sent += n;
         }
-        // A client that takes nothing for so long doesn't hold its upstream for ever.
-        Step::Waits(splice::Side::Write) => client.arm(CLIENT_STALL, Expire::Both),
-        Step::Waits(_) => client.disarm(),
+        // A client that takes next to nothing doesn't hold its upstream for ever.
+        Step::Waits(splice::Side::Write) if armed => {}
+        Step::Waits(splice::Side::Write) => {
+            arm(conn);
+            armed = true;
+        }
+        Step::Waits(_) => {
+            client.disarm();
+            armed = false;
+        }
     })
     .await;
     client.disarm();
@@ -210,7 +232,7 @@ async fn spliced(
         if e.side == splice::Side::Read {
             End::Upstream
         } else {
-            End::Client
+            client_ended(core, conn)
         }
     })
 }
