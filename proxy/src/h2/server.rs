@@ -221,8 +221,17 @@ impl Session {
     }
 
     /// Begins a stream; false where the client has more under way than it may.
-    fn begin(&mut self, (request, respond): (Request<RecvStream>, SendResponse<Chunk>)) -> bool {
+    fn begin(
+        &mut self,
+        (request, mut respond): (Request<RecvStream>, SendResponse<Chunk>),
+    ) -> bool {
         let core = self.core;
+        let mut nobody = Context::from_waker(Waker::noop());
+        if respond.poll_reset(&mut nobody).is_ready() {
+            // Its reset came with it: no upstream is asked for what nobody waits for.
+            core.metrics().count(Metric::Http2Streams);
+            return true;
+        }
         self.parent.renew(core);
         let max = self.parent.generation.limits().http2.max_streams;
         // Streams that were reset count until their task has noticed.

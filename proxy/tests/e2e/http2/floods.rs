@@ -131,3 +131,20 @@ fn more_streams_than_may_be_open_at_once_are_refused_one_by_one() {
         peer.answer(2 * n + 1).expect(200);
     }
 }
+
+#[test]
+fn streams_whose_reset_comes_with_them_ask_no_upstream() {
+    let (upstream, gateway) = setting();
+    let mut peer = Peer::connect(&gateway, &[]);
+    let mut out = Vec::new();
+    for n in 0..20 {
+        let stream = 2 * n + 1;
+        out.extend(Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, head(&get("/"))).bytes());
+        out.extend(Frame::new(RST_STREAM, 0, stream, 8u32.to_be_bytes()).bytes());
+    }
+    peer.try_write(&out).expect("the gateway takes it");
+    peer.head(41, &get("/after"), true);
+    peer.answer(41).expect(200);
+    gateway.expect_metric("http2_streams_total", &[], 21.0);
+    assert_eq!((upstream.count(), upstream.accepted()), (1, 1));
+}
