@@ -1,6 +1,7 @@
 //! Bytes sent to do harm: each is refused, or reaches the other side in exactly one reading.
 
 mod corpora;
+mod floods;
 mod requests;
 mod responses;
 
