@@ -10,10 +10,8 @@
 //! done in bounded turns. Deliberately absent: locks.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use holdfast_runtime::mesh::{Local, Port};
@@ -38,6 +36,7 @@ use crate::pin::table::TableKey;
 use crate::session::Sessions;
 use crate::setup::{Setup, UpstreamId};
 use crate::shared::Shared;
+use crate::wakers::Wakers;
 
 /// How often logs, events and gauges leave the core.
 const TURN: Duration = Duration::from_millis(200);
@@ -83,7 +82,7 @@ pub struct Core {
     left_before: Cell<u32>,
     drained: Cell<bool>,
     ended: Cell<bool>,
-    wakers: RefCell<Vec<Waker>>,
+    wakers: Wakers,
 }
 
 impl std::fmt::Debug for Core {
@@ -173,7 +172,7 @@ impl Core {
             left_before: Cell::new(0),
             drained: Cell::new(false),
             ended: Cell::new(false),
-            wakers: RefCell::default(),
+            wakers: Wakers::default(),
             mesh: port.local(),
             shared,
         };
@@ -425,22 +424,7 @@ impl Core {
 
     /// Waits until something holds that a message may change.
     pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
-        poll_fn(|cx| {
-            if holds(self) {
-                return Poll::Ready(());
-            }
-            let mut wakers = self.wakers.borrow_mut();
-            if !wakers.iter().any(|w| w.will_wake(cx.waker())) {
-                wakers.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
-    }
-
-    fn wake(&self) {
-        let wakers = std::mem::take(&mut *self.wakers.borrow_mut());
-        wakers.into_iter().for_each(Waker::wake);
+        self.wakers.until(|| holds(self)).await;
     }
 
     /// Tells the control thread, once, that nothing is left to do.
@@ -493,7 +477,7 @@ impl Core {
                 self.sessions.drain_events(self);
                 self.tell();
                 self.ended.set(true);
-                self.wake();
+                self.wakers.wake();
             }
             Message::Outcome { .. }
             | Message::Log(_)
@@ -564,7 +548,7 @@ impl Core {
                 self.serve(place, bound);
             }
         }
-        self.wake();
+        self.wakers.wake();
         self.mesh
             .send(self.shared.control(), Message::Reloaded { number });
     }
@@ -587,7 +571,7 @@ impl Core {
         for parked in self.lot.drain() {
             accept::dismiss(self, parked);
         }
-        self.wake();
+        self.wakers.wake();
         self.check_drained();
     }
 }

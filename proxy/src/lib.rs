@@ -30,3 +30,4 @@ pub mod setup;
 pub mod shared;
 pub mod text;
 pub mod tls;
+pub mod wakers;
