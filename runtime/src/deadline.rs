@@ -42,7 +42,8 @@ pub enum Expire {
     /// As `Both`, but only if the peer is slow: see [`Slot::arm_slow`].
     Slow,
     /// A pending operation completes with `ECANCELED`, and nothing is lost. Only where
-    /// [`crate::cancel::available`] says so, else nothing happens.
+    /// [`crate::cancel::available`] says so, else nothing happens. Said again each tick until the slot is
+    /// disarmed or dropped: an operation may be between two tries just then, or not with the kernel yet.
     Cancel,
 }
 
@@ -303,6 +304,7 @@ fn sweep(ticks: u32, woken: &mut Vec<Waker>) -> usize {
                     continue;
                 }
                 Expire::Cancel => {
+                    entry.deadline = now.saturating_add(1);
                     cancel::pending(entry.fd);
                     continue;
                 }
@@ -407,6 +409,18 @@ mod tests {
         assert_eq!(window(), 1);
         assert!(slot.expired());
         assert!(socket.write(b"x").is_err());
+    }
+
+    #[test]
+    fn a_cancel_is_said_until_it_is_taken_back() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let slot = Slot::new(a.as_raw_fd());
+        slot.arm(Duration::ZERO, Expire::Cancel);
+        // The operation may begin just after the first.
+        assert_eq!((0..4).map(|_| sweep_once()).sum::<usize>(), 4);
+        assert!(slot.expired());
+        slot.disarm();
+        assert_eq!(sweep_once(), 0);
     }
 
     #[test]
