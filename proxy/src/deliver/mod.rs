@@ -32,6 +32,14 @@ pub async fn deliver(
     mut answered: Answered,
     record: &mut Record,
 ) -> Result<Next, Refusal> {
+    let tunnel = conn.client.h2().is_some_and(|client| client.tunnel);
+    if tunnel && matches!(conn.response.status, 200..=299) {
+        core.metrics().count(Metric::UpstreamMalformed);
+        return Err(Refusal::upstream(
+            502,
+            "the upstream did not switch protocols",
+        ));
+    }
     let conclusion = session::conclude(core, conn, &mut answered, record).await?;
     let status = conn.response.status;
     record.status = status;

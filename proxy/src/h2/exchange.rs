@@ -35,6 +35,8 @@ pub struct Exchange {
     state: std::cell::Cell<State>,
     /// Why the request is refused, if it could not be said as text.
     pub fault: Option<head::Fault>,
+    /// It is an extended CONNECT (RFC 8441): any 2xx tells the client that its tunnel stands.
+    pub tunnel: bool,
     /// Last: the descriptor outlives the slot.
     wire: Rc<Stream>,
 }
@@ -56,6 +58,7 @@ impl Exchange {
         body: RecvStream,
         respond: SendResponse<Chunk>,
         fault: Option<head::Fault>,
+        tunnel: bool,
     ) -> Self {
         Self {
             slot: Slot::new(wire.raw_fd()),
@@ -64,6 +67,7 @@ impl Exchange {
             outflow: OnceCell::new(),
             state: std::cell::Cell::new(State::Asked),
             fault,
+            tunnel,
             wire,
         }
     }

@@ -49,8 +49,12 @@ pub fn request_text(
         None => request.method().clone(),
     };
     let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if !matches!(uri.scheme_str(), Some("http" | "https")) && *request.method() != Method::CONNECT {
-        return Err("scheme other than http and https");
+    // A plain CONNECT has none; the library keeps it only beside an `:authority`.
+    let unsaid = *request.method() == Method::CONNECT || uri.authority().is_none();
+    match uri.scheme_str() {
+        Some("http" | "https") => {}
+        None if unsaid => {}
+        _ => return Err("scheme other than http and https"),
     }
     if let Some(protocol) = protocol
         && !protocol.eq_ignore_ascii_case("websocket")
@@ -71,6 +75,7 @@ pub fn request_text(
             header::HOST | header::COOKIE => continue,
             header::TE if value != "trailers" => return Err("TE other than trailers"),
             header::SEC_WEBSOCKET_KEY if tunnel => continue,
+            header::CONTENT_LENGTH if tunnel => return Err("a length in extended CONNECT"),
             _ => {}
         }
         field(name.as_str().as_bytes(), value, out)?;

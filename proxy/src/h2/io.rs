@@ -40,6 +40,8 @@ struct Shared {
     /// To be written by the writer.
     out: RefCell<Buffer>,
     writing: Cell<bool>,
+    /// When something came last, by the coarse steady clock.
+    heard_ms: Cell<u64>,
     write_error: Cell<Option<io::ErrorKind>>,
 }
 
@@ -83,6 +85,11 @@ impl Wire {
     /// The socket.
     pub fn stream(&self) -> &Rc<Stream> {
         &self.stream
+    }
+
+    /// When bytes came last, in milliseconds of the coarse steady clock; 0 if none did.
+    pub fn heard_ms(&self) -> u64 {
+        self.shared.heard_ms.get()
     }
 
     /// What the peer does too much of, once it does.
@@ -201,7 +208,10 @@ async fn read_loop(stream: Rc<Stream>, shared: Rc<Shared>) {
         let (read, buffer) = stream.read(Buffer::take()).await;
         match read {
             Ok(0) => break Ok(()),
-            Ok(_) => drop(shared.read.replace(buffer)),
+            Ok(_) => {
+                shared.heard_ms.set(clock::coarse_ms());
+                drop(shared.read.replace(buffer));
+            }
             Err(e) => break Err(e.kind()),
         }
     };

@@ -252,7 +252,9 @@ impl Session {
         );
         // A stream may wait for long, and needs its head's bytes alone.
         let input = Buffer::copy_of(input.as_slice());
-        let exchange = Exchange::new(self.wire.stream().clone(), body, respond, text.err());
+        let tunnel = protocol.is_some();
+        let wire = self.wire.stream().clone();
+        let exchange = Exchange::new(wire, body, respond, text.err(), tunnel);
         self.parent.requests = self.parent.requests.saturating_add(1);
         let conn = self.parent.stream(Client::H2(Rc::new(exchange)), input);
         self.tasks.live.set(self.tasks.live.get() + 1);

@@ -4,7 +4,8 @@
 //! another is opened when the upstream's bound on streams is reached. Runs on its data core.
 //!
 //! Invariants: requests begin over a connection that has neither ended nor said GOAWAY; a connection
-//! is opened by one request at a time, and those that wait for it share its failure; one that nobody
+//! is opened by one request at a time, and those that wait for it share its failure; one that was silent
+//! while a request over it ran out of time takes no more; one that nobody
 //! uses for `connections.idleTimeout` is closed; an exchange that is dropped resets its stream. It
 //! deliberately takes no pushed streams and opens no WebSockets. Tested end to end.
 
@@ -22,7 +23,6 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use holdfast_runtime::buffers::Buffer;
 use holdfast_runtime::deadline::{Expire, Slot};
-use holdfast_runtime::stream::Stream;
 use http::{HeaderMap, Response};
 
 use super::flow::{Chunk, Inflow, Outflow};
@@ -51,19 +51,27 @@ pub struct Link {
     idle_since_ms: Cell<u64>,
     /// Whom its PROXY header names; it serves no other client.
     client: Option<SocketAddr>,
-    stream: Rc<Stream>,
+    wire: Rc<Wire>,
 }
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link")
-            .field("stream", &self.stream)
+            .field("stream", self.wire.stream())
             .field("live", &self.live)
             .finish_non_exhaustive()
     }
 }
 
 impl Link {
+    /// After an exchange that began at `since_ms` had no answer in time: a connection over which nothing
+    /// at all came meanwhile may lead nowhere, and takes no more.
+    fn judge(&self, since_ms: u64) {
+        if self.wire.heard_ms() <= since_ms {
+            self.closed.set(true);
+        }
+    }
+
     /// Whether one more request may begin over it.
     fn takes(&self, client: Option<SocketAddr>) -> bool {
         if self.closed.get() || self.client != client {
@@ -201,7 +209,7 @@ async fn open(
 ) -> Result<Rc<Link>, ConnectError> {
     let named = client.map(|client| client.address);
     let stream = Rc::new(pool::connect(core, generation, at, client).await?);
-    let wire = Wire::new(stream.clone(), Buffer::empty(), None);
+    let wire = Wire::new(stream, Buffer::empty(), None);
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -226,7 +234,7 @@ async fn open(
         closed: Cell::new(false),
         idle_since_ms: Cell::new(core.now_ms()),
         client: named,
-        stream,
+        wire: wire.clone(),
     });
     monoio::spawn(drive(connection, wire, Rc::downgrade(&link)));
     Ok(link)
@@ -270,6 +278,7 @@ pub struct Call {
     inflow: OnceCell<Inflow>,
     outflow: OnceCell<Outflow>,
     fault: Cell<Option<Fault>>,
+    begun_ms: u64,
     link: Rc<Link>,
 }
 
@@ -286,12 +295,13 @@ impl Call {
         link.live.set(link.live.get() + 1);
         Self {
             core,
-            slot: Slot::new(link.stream.raw_fd()),
-            out_slot: Slot::new(link.stream.raw_fd()),
+            slot: Slot::new(link.wire.stream().raw_fd()),
+            out_slot: Slot::new(link.wire.stream().raw_fd()),
             response: RefCell::default(),
             inflow: OnceCell::new(),
             outflow: OnceCell::new(),
             fault: Cell::new(None),
+            begun_ms: core.now_ms(),
             link,
         }
     }
@@ -323,7 +333,11 @@ impl Call {
     /// # Errors
     /// See [`Call::fault`].
     pub fn begin(&self, text: &[u8], end: bool) -> io::Result<()> {
-        let Some(request) = head::request(Bytes::copy_from_slice(text), "http") else {
+        let scheme = match self.link.wire.stream().is_plain() {
+            true => "http",
+            false => "https",
+        };
+        let Some(request) = head::request(Bytes::copy_from_slice(text), scheme) else {
             let why = Fault::Malformed("the request can't be said in HTTP/2");
             self.fault.set(Some(why));
             return Err(io::ErrorKind::InvalidInput.into());
@@ -374,7 +388,10 @@ impl Call {
         }
         let came = self.slot.until(poll_fn(|cx| self.poll_head(cx))).await;
         let result = match came {
-            None => Err(io::ErrorKind::TimedOut.into()),
+            None => {
+                self.link.judge(self.begun_ms);
+                Err(io::ErrorKind::TimedOut.into())
+            }
             Some(Err(e)) => {
                 self.fault.set(Some(fault(&e)));
                 Err(io::Error::new(io::ErrorKind::ConnectionReset, e))

@@ -249,3 +249,36 @@ fn a_websocket_opens_by_extended_connect_and_carries_bytes_both_ways() {
     assert_eq!(request.get("upgrade"), Some("websocket"));
     assert_eq!(request.get("sec-websocket-key").map(str::len), Some(24));
 }
+
+#[test]
+fn host_alone_names_the_authority() {
+    let (upstream, gateway) = setting();
+    let mut peer = Peer::connect(&gateway, &[]);
+    peer.head(
+        1,
+        &with(&[(":authority", ""), ("host", "y.test"), (":path", "/h")]),
+        true,
+    );
+    peer.answer(1).expect(200);
+    assert_eq!(upstream.last().get("host"), Some("y.test"));
+}
+
+#[test]
+fn a_tunnel_that_the_upstream_does_not_open_is_no_success() {
+    let (upstream, gateway) = setting();
+    let tunnel = |more: &[(&'static str, &'static str)]| {
+        let mut fields = vec![(":protocol", "websocket")];
+        fields.extend(request("CONNECT", "/socket"));
+        fields.push(("sec-websocket-version", "13"));
+        fields.extend(more);
+        fields
+    };
+    let mut peer = Peer::connect(&gateway, &[]);
+    // The upstream answers 200, which would tell the client that its tunnel stands.
+    peer.head(1, &tunnel(&[]), false);
+    assert!(peer.answer(1).body().starts_with(b"502 "));
+    assert_eq!(upstream.last().get("upgrade"), Some("websocket"));
+    peer.head(3, &tunnel(&[("content-length", "5")]), false);
+    assert!(peer.answer(3).body().starts_with(b"400 "));
+    assert_eq!(upstream.count(), 1);
+}

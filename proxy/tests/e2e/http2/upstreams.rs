@@ -190,3 +190,21 @@ fn an_upstreams_bound_on_streams_opens_another_connection() {
     }
     assert!(upstream.accepted.load(SeqCst) >= 3);
 }
+
+#[test]
+fn a_connection_that_has_gone_silent_is_not_asked_again() {
+    let upstream = Scripted::start(|nth, peer| {
+        let mut answered = 0;
+        while let Some(stream) = request_of(peer) {
+            if nth > 0 || answered == 0 {
+                ok(peer, stream);
+            }
+            answered += 1;
+        }
+    });
+    let gateway = upstream.gateway();
+    gateway.get("/first").expect(200);
+    gateway.get("/silent").expect(504);
+    gateway.get("/next").expect(200);
+    assert_eq!(upstream.accepted.load(SeqCst), 2);
+}
