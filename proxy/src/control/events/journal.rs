@@ -17,7 +17,7 @@ use super::told::Told;
 /// Events of one session.
 pub const EACH: usize = 64;
 /// Events of all sessions.
-pub const ALL: usize = 65_536;
+pub const ALL: usize = 16_384;
 
 /// See the module.
 #[derive(Debug)]
