@@ -107,7 +107,7 @@ impl World {
         let mut random = Seeded(7);
         let session = plan.session.as_ref().expect("sessions are on");
         let keys = Keys::new(session.security.token_keys.iter().map(|k| k.0.as_slice()));
-        let mut policy = Policy::from_plan(session, 1, [1, 2, 3, 4]);
+        let mut policy = Policy::from_plan(session, 1, [1, 2, 3, 4], &[5; 32]);
         policy.confirm = false;
         let home = Home {
             shard: 0,
@@ -163,7 +163,15 @@ impl World {
             ..Commands::default()
         };
         let target = made.token.target();
-        self.shard.apply(&Apply { target, commands }, NOW, random);
+        self.shard.apply(
+            &Apply {
+                target,
+                commands,
+                traits: None,
+            },
+            NOW,
+            random,
+        );
         let kind = Kind::CookieOrHeader;
         let text = made.token.encode(kind, &self.keys);
         let mut pin = Vec::new();

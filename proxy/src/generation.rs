@@ -189,7 +189,7 @@ impl Generation {
         let forward = plan.session.as_ref().and_then(|s| s.forward.as_ref());
         Self {
             number: setup.number,
-            identity: Identity::new(&plan),
+            identity: Identity::new(&plan, &keys.session),
             router: Router::new(&plan),
             policies: plan.rules.iter().map(policy).collect(),
             listeners: setup

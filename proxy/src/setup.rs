@@ -76,6 +76,8 @@ pub struct Setup {
     pub keys: Arc<KeySet>,
     /// `creation.limit`, over all cores.
     pub limiter: Option<Arc<Limiter>>,
+    /// `guessLimit`, over all cores.
+    pub guesses: Option<Arc<Limiter>>,
     /// By service: TLS towards its upstreams.
     clients: Box<[Option<Arc<Client>>]>,
     next_id: u32,
@@ -150,7 +152,16 @@ impl Setup {
             ),
             clients: tls.services.into_boxed_slice(),
             keys: Arc::default(),
-            limiter: limiter(&plan, old),
+            limiter: limiter(
+                &plan,
+                |s| s.creation.limit,
+                old.and_then(|old| old.limiter.as_ref()),
+            ),
+            guesses: limiter(
+                &plan,
+                |s| s.security.guess_limit,
+                old.and_then(|old| old.guesses.as_ref()),
+            ),
             next_id,
             plan,
         }
@@ -221,10 +232,14 @@ fn places(
 }
 
 /// One whose rate is the same goes on counting.
-fn limiter(plan: &Plan, old: Option<&Setup>) -> Option<Arc<Limiter>> {
+fn limiter(
+    plan: &Plan,
+    rate: impl Fn(&plan::Session) -> Option<plan::Rate>,
+    old: Option<&Arc<Limiter>>,
+) -> Option<Arc<Limiter>> {
     let session = plan.session.as_ref()?;
-    let (rate, prefix) = (session.creation.limit?, session.security.ip_prefix);
-    old.and_then(|old| old.limiter.clone())
+    let (rate, prefix) = (rate(session)?, session.security.ip_prefix);
+    old.cloned()
         .filter(|limiter| limiter.is(rate, prefix))
         .or_else(|| Some(Arc::new(Limiter::new(rate, prefix))))
 }

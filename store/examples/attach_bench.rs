@@ -100,8 +100,15 @@ impl Bench {
             ..Commands::default()
         };
         let target = created.token.target();
-        self.shard
-            .apply(&Apply { target, commands }, self.now, entropy);
+        self.shard.apply(
+            &Apply {
+                target,
+                commands,
+                traits: None,
+            },
+            self.now,
+            entropy,
+        );
         let kind = Kind::CookieOrHeader;
         self.tokens.push(Presented {
             sid: created.token.sid,

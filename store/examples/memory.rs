@@ -80,6 +80,7 @@ fn main() {
                 set,
                 ..Commands::default()
             },
+            traits: None,
         };
         // The response comes a little later than the request.
         shard.apply(&apply, now + 3, &mut entropy);

@@ -1,6 +1,6 @@
 //! Sessions of the Holdfast gateway, as pure state machines.
 //!
-//! Owns: identities and tokens ([`id`], [`token`]), the clock of changes ([`hlc`]), the record of a
+//! Owns: identities and tokens ([`id`], [`token`], [`rotation`]), what a client looks like ([`traits`]), the clock of changes ([`hlc`]), the record of a
 //! session and how two records become one ([`record`], [`merge`]), and one core's part of the session
 //! map with its table pins ([`shard`], [`pins`]).
 //!
@@ -25,10 +25,12 @@ pub mod id;
 pub mod merge;
 pub mod pins;
 pub mod record;
+pub mod rotation;
 pub mod session;
 pub mod shard;
 pub mod time;
 pub mod token;
+pub mod traits;
 
 /// A source of random bytes: the operating system's in the product, a seeded one in tests.
 pub trait Entropy {

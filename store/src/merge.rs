@@ -39,6 +39,9 @@ impl Record {
         self.last_access = self.last_access.max(other.last_access);
         self.signed |= other.signed;
         self.idle = self.idle.max(other.idle);
+        if let Some(other) = other.traits.as_ref().filter(|t| !t.is_empty()) {
+            self.traits.get_or_insert_default().join(other);
+        }
         join_secrets(&mut self.secrets, &other.secrets);
         join_counters(&mut self.counters, &other.counters);
         let mut merged = smallvec::SmallVec::new();
@@ -94,6 +97,7 @@ pub(crate) mod tests {
     use crate::record::Idle;
     use crate::record::blob::tests::any_fields;
     use crate::time::Quarter;
+    use crate::traits::Traits;
 
     fn any_secret() -> impl Strategy<Value = SecretEntry> {
         (
@@ -128,6 +132,7 @@ pub(crate) mod tests {
             last_access in 0u32..5,
             signed: bool,
             idle in proptest::option::of((0u64..3, 0u64..3)),
+            traits in proptest::option::of((proptest::array::uniform8(0u64..3), 0u16..3)),
             secrets in proptest::collection::vec(any_secret(), 0..9),
             counters in proptest::collection::vec((0u16..4, 0u32..4, 0u32..4), 0..4),
             fields in any_fields(),
@@ -139,6 +144,8 @@ pub(crate) mod tests {
             rest.last_access = Quarter(last_access);
             rest.signed = signed;
             rest.idle = idle.map(|(clock, ms)| Idle { stamp: Stamp { clock, tag: 0 }, ms: ms << 50 });
+            let traits = traits.map(|(digests, major)| Traits { digests, major });
+            rest.traits = traits.filter(|t| !t.is_empty());
             join_secrets(&mut rest.secrets, &secrets);
             for (tag, changes, requests) in counters {
                 join_counters(&mut rest.counters, &[Counter { tag: NodeTag::new(tag), changes, requests }]);

@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 
 use holdfast_config::plan;
 
-pub use holdfast_config::plan::Eviction;
+pub use holdfast_config::plan::{Eviction, OnMismatch};
 
 use crate::fields::{self, Fields, Name};
 use crate::id::{Digest, NodeTag, Secret, Sid};
 use crate::record::Record;
+use crate::rotation::RotationKeys;
 use crate::shard::Attributes;
 use crate::time;
 use crate::token::{Keys, Kind, Presented, Token, TokenText};
+use crate::traits::{Check, Traits};
 
 /// Names that readers know as built in: no write reaches them.
 pub const BUILT_IN: [&str; 5] = [
@@ -55,12 +57,24 @@ pub struct Policy {
     pub index: Vec<Name>,
     /// First fields, by name: JSON with `${timestamp}` in it.
     pub defaults: Vec<(Name, String)>,
-    /// How long a secret that was replaced stays good where it may; ms.
-    pub rotate_grace: u64,
     /// Longest that a tombstone stands; ms.
     pub tombstone_ttl: u64,
     /// Tombstones of a shard.
     pub max_tombstones: usize,
+    /// Age at which a secret is to be exchanged; ms, 0 is never.
+    pub rotate_interval: u64,
+    /// How long the old secret stays good after the first use of the new one; ms.
+    pub rotate_grace: u64,
+    /// What a client that looks like another does.
+    pub on_mismatch: OnMismatch,
+    /// The user agent is a check of its own, and not only part of the fingerprint.
+    pub check_user_agent: bool,
+    /// The tenant is checked.
+    pub check_tenant: bool,
+    /// What the use of a retired secret does.
+    pub on_reuse: OnMismatch,
+    /// Keys of the secrets that are offered.
+    pub rotation: RotationKeys,
     /// Table pins of a shard.
     pub max_pins: usize,
     /// Events that may wait in a shard; more are dropped and counted.
@@ -86,9 +100,15 @@ impl Default for Policy {
             max_size: 8192,
             index: vec![Name::new("userId")],
             defaults: Vec::new(),
-            rotate_grace: 30_000,
             tombstone_ttl: 24 * 3_600_000,
             max_tombstones: 1_000_000,
+            rotate_interval: 0,
+            rotate_grace: 30_000,
+            on_mismatch: OnMismatch::Refuse,
+            check_user_agent: false,
+            check_tenant: false,
+            on_reuse: OnMismatch::Refuse,
+            rotation: RotationKeys::default(),
             max_pins: 1_000_000,
             max_events: 65_536,
             seeds: [0; 4],
@@ -96,14 +116,35 @@ impl Default for Policy {
     }
 }
 
+/// The secrets that keys of sessions are derived from, the one in force first: those of tokens, else of
+/// sealing, else of replication, else `random`. The others follow: what was made under them before a
+/// reload is still recognized.
+pub fn root_keys<'a>(
+    session: &'a plan::Session,
+    random: &'a [u8; 32],
+) -> impl Iterator<Item = &'a [u8]> {
+    let peers = session.replication.iter().flat_map(|r| &r.secrets);
+    let security = &session.security;
+    let configured = security.token_keys.iter().chain(&security.data_keys);
+    configured
+        .chain(peers)
+        .map(|key| key.0.as_slice())
+        .chain([random.as_slice()])
+}
+
 fn ms(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Policy {
-    /// As the configuration has it. `seeds` are random, once a process; `shards` divides what is bounded
-    /// a shard.
-    pub fn from_plan(session: &plan::Session, shards: usize, seeds: [u64; 4]) -> Self {
+    /// As the configuration has it. `seeds` and `random`, a key, are random, once a process; `shards`
+    /// divides what is bounded a shard.
+    pub fn from_plan(
+        session: &plan::Session,
+        shards: usize,
+        seeds: [u64; 4],
+        random: &[u8; 32],
+    ) -> Self {
         let subject = Name::new(&session.subject);
         let mut index = vec![subject];
         for name in session.data.index.iter().map(|n| Name::new(n)) {
@@ -139,8 +180,14 @@ impl Policy {
             max_size: session.data.max_size,
             index,
             defaults,
-            rotate_grace: ms(session.security.rotate_grace),
             max_tombstones: share,
+            rotate_interval: session.security.rotate_interval.map_or(0, ms),
+            rotate_grace: ms(session.security.rotate_grace),
+            on_mismatch: session.security.on_mismatch,
+            check_user_agent: session.security.check_user_agent,
+            check_tenant: session.security.check_tenant,
+            on_reuse: session.security.on_reuse,
+            rotation: RotationKeys::new(root_keys(session, random)),
             max_pins: share,
             seeds,
             ..Self::default()
@@ -227,8 +274,10 @@ pub struct Commands {
     pub authenticate: Option<Fields>,
     /// The session's own idle timeout; ms, 0 is none.
     pub timeout: Option<u64>,
-    /// Rotate the secret.
+    /// Offer a new secret, from this response on until it is used.
     pub rotate: bool,
+    /// Exchange the secret now: the old one is good no more.
+    pub retire: bool,
     /// End sessions.
     pub destroy: Option<Destroy>,
 }
@@ -257,6 +306,17 @@ pub enum Target {
     Storeless(Presented),
 }
 
+impl Target {
+    /// Digest of the secret that the request presented.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::None => None,
+            Self::Session { digest, .. } => *digest,
+            Self::Storeless(token) => Some(token.digest),
+        }
+    }
+}
+
 /// Commands with their target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Apply {
@@ -264,6 +324,8 @@ pub struct Apply {
     pub target: Target,
     /// What.
     pub commands: Commands,
+    /// What the client looks like, for a session that this makes.
+    pub traits: Option<Traits>,
 }
 
 /// A secret to be set at a client, with all else that its token needs.
@@ -329,7 +391,8 @@ pub struct Applied {
     pub session: Option<Sid>,
     /// Its version.
     pub version: u64,
-    /// To be set at the client.
+    /// To be set at the client. Of a session that goes on, only where the request's secret is current (at
+    /// an authentication, or in grace).
     pub token: Option<Fresh>,
     /// The client's token is to be expired.
     pub expire: bool,
@@ -378,12 +441,14 @@ pub enum Dead {
 /// Why a token is refused: its session, if any, is left alone and its cookie too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refused {
-    /// Once current.
+    /// Once current, or once offered in the place of one that was.
     Retired,
     /// Matches nothing that the session ever had.
     UnknownSecret,
     /// A query token in a cookie, or the reverse.
     WrongKind,
+    /// Its client looks like another.
+    Mismatch(Check),
 }
 
 /// Why a session was destroyed: the word in its event.
@@ -397,6 +462,10 @@ pub enum Reason {
     Subject,
     /// Another instance.
     Peer,
+    /// A retired secret was presented.
+    Reuse,
+    /// A client presented it that looks like another.
+    Validation,
 }
 
 impl Reason {
@@ -407,6 +476,8 @@ impl Reason {
             Self::Admin => "admin",
             Self::Subject => "subject",
             Self::Peer => "peer",
+            Self::Reuse => "reuse",
+            Self::Validation => "validation",
         }
     }
 }

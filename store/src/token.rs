@@ -77,13 +77,13 @@ impl std::error::Error for TokenError {}
 /// One HMAC-SHA-256 key as the two states after its padded block, so that a short message costs two
 /// compressions.
 #[derive(Clone)]
-struct Key {
+pub(crate) struct Key {
     inner: [u32; 8],
     outer: [u32; 8],
 }
 
 impl Key {
-    fn new(secret: &[u8]) -> Self {
+    pub(crate) fn new(secret: &[u8]) -> Self {
         let mut key = [0u8; 64];
         if secret.len() <= 64 {
             key[..secret.len()].copy_from_slice(secret);
@@ -101,11 +101,13 @@ impl Key {
         }
     }
 
-    fn sign(&self, message: &[u8; PLAIN]) -> [u8; 16] {
+    /// The first 16 bytes of the HMAC of a message that fits into one block with its padding.
+    pub(crate) fn sign<const N: usize>(&self, message: &[u8; N]) -> [u8; 16] {
+        const { assert!(N <= 55) };
         let mut block = [0u8; 64];
-        block[..PLAIN].copy_from_slice(message);
-        block[PLAIN] = 0x80;
-        block[56..].copy_from_slice(&((64 + PLAIN as u64) * 8).to_be_bytes());
+        block[..N].copy_from_slice(message);
+        block[N] = 0x80;
+        block[56..].copy_from_slice(&((64 + N as u64) * 8).to_be_bytes());
         let mut state = self.inner;
         id::compress(&mut state, &block);
         let mut block = [0u8; 64];

@@ -37,6 +37,8 @@ const CORE_DIED: u8 = 70;
 #[derive(Clone)]
 pub struct ProcessKeys {
     pin: [u8; 32],
+    /// What keys of sessions derive from where nothing is configured.
+    pub session: [u8; 32],
     /// Tag of this node in tokens and stamps.
     pub node: u16,
     /// Keys of the hashes of what clients choose, the same on all cores.
@@ -55,6 +57,7 @@ impl ProcessKeys {
         let mut entropy = crate::entropy::Entropy::default();
         Self {
             pin: entropy.bytes(),
+            session: entropy.bytes(),
             node: node_tag(&plan.node),
             seeds: std::array::from_fn(|_| entropy.u64()),
         }

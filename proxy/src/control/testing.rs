@@ -99,6 +99,7 @@ impl OnCore {
         let apply = Apply {
             target: created.token.target(),
             commands,
+            traits: None,
         };
         self.shard.apply(&apply, Self::now(), &mut Numbers);
         created.token.sid.to_string()

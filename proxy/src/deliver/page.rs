@@ -96,6 +96,18 @@ impl Refusal {
         )
     }
 
+    /// 429: too many tokens that are none of ours.
+    pub fn guessing() -> Self {
+        let reason = "too many invalid session tokens";
+        Self::new(429, reason, false, Some(Metric::RefusedGuessing))
+    }
+
+    /// 403: the client looks like another than its session's.
+    pub fn mismatch() -> Self {
+        let reason = "this session belongs to another client";
+        Self::new(403, reason, false, Some(Metric::RefusedMismatch))
+    }
+
     /// 502 or 504.
     pub fn upstream(status: u16, reason: &'static str) -> Self {
         Self::new(status, reason, false, None)

@@ -23,6 +23,7 @@ use crate::metrics::Metric;
 use crate::parse::cookies::{self, Rewrite};
 use crate::parse::read::Parsed;
 use crate::parse::{Name, RequestHead, query};
+use crate::session::look::Looker;
 use crate::text::Sink;
 
 /// Tokens of one request that are looked at; more are not.
@@ -44,6 +45,8 @@ pub struct Identity {
     pub sources: Vec<SourcePlan>,
     /// Signing keys of tokens.
     pub keys: Keys,
+    /// What clients look like, where sessions check it.
+    pub looker: Option<Looker>,
     /// `session.cookie.secure` of any cookie source.
     pub secure_cookie: bool,
     pin_bases: Vec<Vec<u8>>,
@@ -122,8 +125,8 @@ pub struct Identified {
 }
 
 impl Identity {
-    /// From the plan.
-    pub fn new(plan: &Plan) -> Self {
+    /// From the plan. `random` is a key of the process.
+    pub fn new(plan: &Plan, random: &[u8; 32]) -> Self {
         let mut pin_bases: Vec<Vec<u8>> = Vec::new();
         for affinity in plan.rules.iter().filter_map(|r| r.affinity.as_ref()) {
             let name = affinity.cookie.name.as_bytes().to_vec();
@@ -135,6 +138,7 @@ impl Identity {
             return Self {
                 sources: Vec::new(),
                 keys: Keys::default(),
+                looker: None,
                 secure_cookie: false,
                 pin_bases,
                 headers: Vec::new(),
@@ -164,6 +168,7 @@ impl Identity {
         Self {
             sources,
             keys,
+            looker: Looker::new(session, random),
             secure_cookie,
             pin_bases,
             headers,

@@ -84,7 +84,7 @@ pub fn navigation(conn: &Conn) -> bool {
     conn.head.method == Method::Get && mode.is_some_and(|v| v.eq_ignore_ascii_case(b"navigate"))
 }
 
-/// `creation.limit`: so many a client prefix in a time, over all cores.
+/// `creation.limit` and `guessLimit`: so many a client prefix in a time, over all cores.
 ///
 /// A fixed table of cells, one atomic each: window (32 bits) and count (32 bits). Two prefixes may
 /// share a cell, and then share the bound; the hash is keyed, so nobody can choose to.

@@ -12,6 +12,7 @@ pub mod commands;
 pub mod cookies;
 pub mod create;
 pub mod headers;
+pub mod look;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use holdfast_store::shard::{
     Answer, Ask, AttachAnswer, Attached as Judged, Attributes, Bound, Home, Shard, SlotRef, Totals,
 };
 use holdfast_store::token::{Kind, Presented, Token, TokenError, TokenText};
+use holdfast_store::traits::Traits;
 use smallvec::SmallVec;
 
 use crate::accept::Conn;
@@ -104,6 +106,8 @@ pub struct Live {
     pub conflict: bool,
     /// When the presented token was issued, Unix seconds.
     pub issued: u32,
+    /// A new secret is to be offered with the response.
+    offer: bool,
     target: Target,
     data: Data,
 }
@@ -132,6 +136,12 @@ pub struct Attached {
     dead: SmallVec<[u8; 2]>,
     /// Source of two valid tokens of different sessions.
     doubled: Option<u8>,
+    /// What the client looks like, where that is checked.
+    look: look::Look,
+    /// A token came that we cannot have issued.
+    guessed: bool,
+    /// The client of a session looks like another, which is an error.
+    rejected: bool,
 }
 
 impl Attached {
@@ -187,7 +197,7 @@ impl Sessions {
     /// For a core.
     pub fn new(shared: &Arc<Shared>, index: usize, first: &Generation, keys: &ProcessKeys) -> Self {
         let policy = match first.session() {
-            Some(session) => Policy::from_plan(session, shared.cores, keys.seeds),
+            Some(session) => Policy::from_plan(session, shared.cores, keys.seeds, &keys.session),
             // Table pins live in the shard also where there are no sessions.
             None => Policy {
                 seeds: keys.seeds,
@@ -240,7 +250,7 @@ impl Sessions {
     /// turns sessions off, those that there are end by the policy that they had.
     pub fn reload(&self, shared: &Shared, new: &Generation, keys: &ProcessKeys, now_ms: u64) {
         if let Some(session) = new.session() {
-            let policy = Policy::from_plan(session, shared.cores, keys.seeds);
+            let policy = Policy::from_plan(session, shared.cores, keys.seeds, &keys.session);
             self.shard.borrow_mut().set_policy(policy, now_ms);
         }
     }
@@ -309,6 +319,17 @@ impl Sessions {
         metrics.set(Metric::SessionDestroys, counts.destroyed);
         metrics.set(Metric::SessionExpirations, counts.expired);
         metrics.set(Metric::SessionEvictions, counts.evicted);
+        metrics.set(Metric::SecretReuses, counts.reuses);
+        metrics.set(Metric::SecretsRotated, counts.rotated);
+        let checks = [
+            Metric::MismatchIp,
+            Metric::MismatchUserAgent,
+            Metric::MismatchFingerprint,
+            Metric::MismatchTenant,
+        ];
+        for (metric, count) in checks.into_iter().zip(counts.mismatches) {
+            metrics.set(metric, count);
+        }
         metrics.set(Metric::TombstonesDropped, counts.tombstones_dropped);
         metrics.set(Metric::PinsTable, shard.pins().len() as u64);
         metrics.set(Metric::PinsEvicted, shard.pins().evicted());
@@ -335,6 +356,9 @@ pub async fn attach(
         live: None,
         dead: SmallVec::new(),
         doubled: None,
+        look: look::Look::new(),
+        guessed: false,
+        rejected: false,
     });
     // Also without sessions a token may be required.
     let said = match &conn.generation.attributes {
@@ -345,6 +369,9 @@ pub async fn attach(
         return Ok(attached);
     }
     let several = said.is_some() && several(&carried);
+    if let Some(looker) = &conn.generation.identity.looker {
+        attached.look = looker.look(conn, &attached.request);
+    }
     for carried in &carried {
         // A valid token of a better source was found: the others are not looked at.
         if attached
@@ -359,13 +386,11 @@ pub async fn attach(
         };
         let judged = if core.sessions.owner(&presented.sid) == core.sessions.home {
             let mut shard = core.sessions.shard.borrow_mut();
-            let now = core.wall_ms();
+            let (now, look) = (core.wall_ms(), &attached.look);
             let (judged, bound) = match &said {
-                None => (shard.attach(presented, now), Bound::default()),
-                Some(_) if several => (shard.attach(presented, now), Bound::default()),
-                Some(said) => {
-                    core.with_entropy(|entropy| shard.attach_with(presented, said, now, entropy))
-                }
+                Some(said) if !several => core
+                    .with_entropy(|entropy| shard.attach_with(presented, said, look, now, entropy)),
+                _ => (shard.attach_as(presented, look, now), Bound::default()),
             };
             if let Judged::Valid(valid) = &judged {
                 prefetch(shard.json_read(valid.slot));
@@ -374,7 +399,7 @@ pub async fn attach(
         } else {
             // What rarely happens waits in a box of its own, so that the path's state stays small.
             let said = said.clone().filter(|_| !several);
-            Box::pin(ask_owner(core, *presented, said)).await
+            Box::pin(ask_owner(core, *presented, said, attached.look.to_vec())).await
         };
         if let Some((judged, bound, data)) = judged {
             let judged = Ruling {
@@ -393,6 +418,9 @@ pub async fn attach(
         attached.standing = Standing::Refused;
         core.metrics().count(Metric::MissDoubled);
         doubled_event(core);
+    }
+    if let Some(refusal) = turned_away(core, conn, &attached) {
+        return Err(refusal);
     }
     record.session = match attached.standing {
         Standing::None => "none",
@@ -444,7 +472,8 @@ async fn say_to_the_one(
     let Some((source, presented)) = meant else {
         return;
     };
-    if let Some((judged, bound, data)) = ask_owner(core, presented, said.clone()).await {
+    let look = attached.look.to_vec();
+    if let Some((judged, bound, data)) = ask_owner(core, presented, said.clone(), look).await {
         let ruling = Ruling {
             judged,
             bound,
@@ -458,6 +487,19 @@ async fn say_to_the_one(
 /// its secret is good no more. An authentication is an explicit act.
 fn begins_anew(attached: &Attached, said: &Said) -> bool {
     attached.doubled.is_none() && said.as_ref().is_some_and(|said| said.subject.is_some())
+}
+
+/// What is answered to a client that guesses tokens, or that looks like another.
+fn turned_away(core: &Core, conn: &Conn, attached: &Attached) -> Option<Refusal> {
+    if attached.standing == Standing::Valid {
+        return None;
+    }
+    if attached.rejected {
+        return Some(Refusal::mismatch());
+    }
+    let limit = conn.generation.setup.guesses.as_ref()?;
+    let over = attached.guessed && !limit.take(attached.request.client, core.wall_ms());
+    over.then(Refusal::guessing)
 }
 
 fn doubled_event(core: &Core) {
@@ -486,6 +528,7 @@ fn presented<'a>(
                 TokenError::Malformed => Metric::MissMalformed,
                 TokenError::WronglySigned => Metric::MissForged,
             });
+            attached.guessed = true;
             died(carried.source, attached);
         }
         Candidate::Insecure => metrics.count(Metric::MissInsecure),
@@ -506,12 +549,13 @@ async fn ask_owner(
     core: &'static Core,
     presented: Presented,
     said: Said,
+    look: Vec<Traits>,
 ) -> Option<(Judged, Bound, Option<Data>)> {
     core.metrics().count(Metric::CrossedCores);
     let owner = core.sessions.owner(&presented.sid);
     let ask = match said {
-        None => Ask::Attach(presented),
-        Some(said) => Ask::AttachWith(Box::new((presented, (*said).clone()))),
+        None => Ask::Attach(Box::new((presented, look))),
+        Some(said) => Ask::AttachWith(Box::new((presented, (*said).clone(), look))),
     };
     match core.sessions.ask(core, owner, ask).await {
         Some(Answer::Attach(answer)) => {
@@ -558,6 +602,7 @@ fn judge(core: &Core, source: u8, presented: &Presented, ruling: Ruling, attache
                 fresh: bound.token,
                 conflict: valid.conflict,
                 issued: presented.issued,
+                offer: valid.offer,
                 target: Target::Session {
                     sid: valid.sid,
                     digest: Some(valid.digest),
@@ -579,7 +624,16 @@ fn judge(core: &Core, source: u8, presented: &Presented, ruling: Ruling, attache
                 Refused::Retired => Metric::MissRetired,
                 Refused::UnknownSecret => Metric::MissSecret,
                 Refused::WrongKind => Metric::MissKind,
+                Refused::Mismatch(_) => Metric::MissMismatch,
             });
+            attached.guessed |= refused == Refused::UnknownSecret;
+            if attached.standing != Standing::Valid {
+                attached.standing = Standing::Refused;
+            }
+        }
+        Judged::Rejected(_) => {
+            metrics.count(Metric::MissMismatch);
+            attached.rejected = true;
             if attached.standing != Standing::Valid {
                 attached.standing = Standing::Refused;
             }
@@ -644,6 +698,9 @@ fn first_request(
     let Some(created) = created else {
         return core.metrics().count(Metric::CreatesRejected);
     };
+    if let (Some(slot), Some(traits)) = (created.slot, attached.look.first()) {
+        shard.bind_created(slot, traits);
+    }
     let (data, version) = match created.slot {
         Some(slot) => (
             Data::Here(slot),
@@ -664,6 +721,7 @@ fn first_request(
         fresh: Some(created.token),
         conflict: false,
         issued: created.token.issued,
+        offer: false,
         target: created.token.target(),
         data,
     });
@@ -711,9 +769,10 @@ async fn clean_address(
     let apply = Apply {
         target: live.target,
         commands: Commands {
-            rotate: true,
+            retire: true,
             ..Commands::default()
         },
+        traits: None,
     };
     let owner = core.sessions.owner(&live.sid);
     let Some(Answer::Apply(applied)) = core
@@ -795,10 +854,9 @@ pub async fn conclude(
 /// Whether a response without commands says something of the session: a new token, one to renew, a
 /// cookie to end.
 fn has_to_say(core: &Core, conn: &Conn, attached: &Attached) -> bool {
-    let live = attached
-        .live
-        .as_ref()
-        .is_some_and(|live| live.fresh.is_some() || renewable(core, conn, live).is_some());
+    let live = attached.live.as_ref().is_some_and(|live| {
+        live.fresh.is_some() || live.offer || renewable(core, conn, live).is_some()
+    });
     live || !attached.dead.is_empty() || attached.doubled.is_some()
 }
 
@@ -858,6 +916,7 @@ fn born(fresh: Fresh, source: usize, version: u64) -> Live {
         fresh: Some(fresh),
         conflict: false,
         issued: fresh.issued,
+        offer: false,
         target: fresh.target(),
         data: Data::Sent(Vec::new(), first_built_in(fresh.issued)),
     }
@@ -895,7 +954,11 @@ async fn carry_out(
         .live
         .as_ref()
         .map_or(core.index, |l| core.sessions.owner(&l.sid));
-    let apply = Box::new(Apply { target, commands });
+    let apply = Box::new(Apply {
+        target,
+        commands,
+        traits: attached.look.first().copied(),
+    });
     let Some(Answer::Apply(applied)) = core.sessions.ask(core, owner, Ask::Apply(apply)).await
     else {
         return Applied::default();
@@ -938,7 +1001,8 @@ fn count(core: &Core, applied: &Applied) {
     }
 }
 
-/// A response without commands: a new token goes out, a `maxAge` cookie is renewed where it is time.
+/// A response without commands: a new token goes out, or the offer of a new secret; a `maxAge` cookie is
+/// renewed where it is time.
 async fn unasked(
     core: &'static Core,
     conn: &Conn,
@@ -951,6 +1015,12 @@ async fn unasked(
     if let Some(fresh) = &live.fresh {
         let gone = gone_meanwhile(core, fresh).await;
         return !gone && say(conn, &attached.request, live.source, fresh, conclusion);
+    }
+    if live.offer {
+        let applied = carry_out(core, conn, attached, Commands::default()).await;
+        return applied
+            .token
+            .is_some_and(|fresh| say(conn, &attached.request, live.source, &fresh, conclusion));
     }
     match renewable(core, conn, live) {
         Some(cookie) => renew(core, conn, attached, live, cookie, conclusion).await,
@@ -965,7 +1035,7 @@ async fn gone_meanwhile(core: &'static Core, fresh: &Fresh) -> bool {
     if owner == core.sessions.home {
         let shard = core.sessions.shard.borrow();
         return shard.is_tombstoned(&fresh.sid)
-            || (!fresh.unconfirmed && !shard.holds(&fresh.sid, Some(&digest)));
+            || (!fresh.unconfirmed && !shard.is_good(&fresh.sid, &digest, core.wall_ms()));
     }
     let sid = fresh.sid;
     let held = core.sessions.ask(core, owner, Ask::Holds { sid, digest });
@@ -983,7 +1053,8 @@ fn renewable<'a>(core: &Core, conn: &'a Conn, live: &Live) -> Option<&'a plan::S
     (age >= plan.touch_interval.as_secs().max(1)).then_some(cookie)
 }
 
-/// Sets the presented token again, with a new time of issue, if its secret is still the current one.
+/// Sets the presented token again, with a new time of issue, if its secret is still the current one and
+/// no other is pending.
 async fn renew(
     core: &'static Core,
     conn: &Conn,
@@ -1006,9 +1077,9 @@ async fn renew(
     let owner = core.sessions.owner(&sid);
     let held = core
         .sessions
-        .ask(core, owner, Ask::Holds { sid, digest })
+        .ask(core, owner, Ask::MayRepeat { sid, digest })
         .await;
-    if !matches!(held, Some(Answer::Holds(true))) {
+    if !matches!(held, Some(Answer::MayRepeat(true))) {
         return false;
     }
     let buf = conn.input.as_slice();

@@ -17,6 +17,7 @@ use crate::fields::Name;
 use crate::hlc::Stamp;
 use crate::id::{Digest, NodeTag, Sid};
 use crate::time::Quarter;
+use crate::traits::Traits;
 
 /// Most secrets that a session remembers, the current one included.
 pub const SECRETS: usize = 6;
@@ -126,6 +127,8 @@ pub struct Record {
     pub signed: bool,
     /// Its own idle timeout.
     pub idle: Option<Idle>,
+    /// What its client looks like.
+    pub traits: Option<Traits>,
     /// Secrets, the current one first.
     pub secrets: Vec<SecretEntry>,
     /// Counters, by node.
@@ -146,6 +149,7 @@ impl Record {
             last_access: Quarter(0),
             signed: false,
             idle: None,
+            traits: None,
             secrets: Vec::new(),
             counters: Vec::new(),
             fields: Vec::new(),

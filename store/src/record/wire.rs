@@ -1,7 +1,8 @@
 //! A record as bytes, versioned: as it crosses a process boundary, before sealing.
 //!
-//! Format (numbers little-endian unless LEB128): version 1 · flags (1 signed, 2 idle, 4 destroyed) ·
+//! Format (numbers little-endian unless LEB128): version 1 · flags (1 signed, 2 idle, 4 destroyed, 8 traits) ·
 //! sid 16 · created 6 · birth 2 · last access 4 · if destroyed: until 8 · if idle: ms 8, clock 8, tag 2 ·
+//! if traits: eight digests of 8, major 2 ·
 //! number of secrets (LEB128), each: digest 16, epoch 4, generation 4, clock 8, first use 4,
 //! authenticated 1, subject 8 · number of counters (LEB128), each: tag 2, changes 4, requests 4 · packed
 //! fields to the end (see `blob`).
@@ -15,6 +16,7 @@ use crate::Error;
 use crate::hlc::Stamp;
 use crate::id::{Digest, NodeTag, Sid};
 use crate::time::Quarter;
+use crate::traits::Traits;
 
 /// The version that this build writes.
 pub const VERSION: u8 = 1;
@@ -24,6 +26,7 @@ const COUNTERS: u64 = 1024;
 const SIGNED: u8 = 1;
 const IDLE: u8 = 2;
 const DESTROYED: u8 = 4;
+const LOOK: u8 = 8;
 
 /// Appends `record` to `out`.
 pub fn encode(record: &Record, out: &mut Vec<u8>) {
@@ -32,7 +35,8 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
     out.push(
         flag(record.signed, SIGNED)
             | flag(record.idle.is_some(), IDLE)
-            | flag(record.destroyed.is_some(), DESTROYED),
+            | flag(record.destroyed.is_some(), DESTROYED)
+            | flag(record.traits.is_some(), LOOK),
     );
     out.extend_from_slice(&record.sid.0);
     out.extend_from_slice(&record.created.to_le_bytes()[..6]);
@@ -45,6 +49,12 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
         out.extend_from_slice(&idle.ms.to_le_bytes());
         out.extend_from_slice(&idle.stamp.clock.to_le_bytes());
         out.extend_from_slice(&idle.stamp.tag.to_le_bytes());
+    }
+    if let Some(traits) = record.traits {
+        for digest in traits.digests {
+            out.extend_from_slice(&digest.to_le_bytes());
+        }
+        out.extend_from_slice(&traits.major.to_le_bytes());
     }
     blob::put_number(record.secrets.len() as u64, out);
     for secret in &record.secrets {
@@ -174,6 +184,14 @@ fn read(bytes: &[u8]) -> Option<Record> {
                 tag: r.u16()?,
             },
         });
+    }
+    if flags & LOOK != 0 {
+        let mut traits = Traits::default();
+        for digest in &mut traits.digests {
+            *digest = r.u64()?;
+        }
+        traits.major = r.u16()?;
+        record.traits = Some(traits);
     }
     let secrets = blob::take_number(&mut r.0).filter(|n| *n <= SECRETS as u64)?;
     record.secrets = (0..secrets).map(|_| r.secret()).collect::<Option<_>>()?;

@@ -1,7 +1,7 @@
 //! Carrying out what a response asks for.
 //!
 //! Part of [`Shard`]. Order within one response: destroy, create, set, authenticate, timeout, rotate,
-//! destroy the others. So "destroy and create" ends one session and begins another, and "authenticate
+//! destroy the others. Commands that are empty only ask whether a new secret is to be offered. So "destroy and create" ends one session and begins another, and "authenticate
 //! and destroy others" means the others of the new subject.
 
 use super::Shard;
@@ -25,6 +25,8 @@ struct Work {
     slot: u32,
     /// The request's secret is no longer the current one.
     stale: bool,
+    /// And what took its place was no mere offer: its holder may have changed.
+    passed: bool,
     /// Made by these commands: its secret is new.
     new: bool,
 }
@@ -42,6 +44,9 @@ impl Shard {
         let Some(work) = self.create_if_asked(work, commands, &mut done, now, entropy) else {
             return done;
         };
+        if let Some(traits) = apply.traits.filter(|_| done.created) {
+            self.keep_look(work.slot, &traits);
+        }
         if let Some(set) = &commands.set {
             self.set(work, set, commands.if_version, &mut done, now);
         }
@@ -52,13 +57,7 @@ impl Shard {
             let stamp = self.stamp(now);
             self.join_idle(work.slot, Idle { stamp, ms }, now);
         }
-        if commands.rotate && commands.authenticate.is_none() && !work.new {
-            if work.stale {
-                done.lost = true;
-            } else {
-                self.rotate(work.slot, false, &mut done, now, entropy);
-            }
-        }
+        self.exchange(work, &apply.target, commands, &mut done, now, entropy);
         if commands.destroy == Some(Destroy::Others) {
             self.destroy_others(work.slot, &mut done, now);
         }
@@ -84,9 +83,11 @@ impl Shard {
         if let Some(slot) = self.find(sid) {
             if self.expires(slot) > now {
                 let stale = digest.is_some_and(|d| d != self.store.at(slot).digest);
+                let passed = stale && digest.is_none_or(|d| !self.was_offered_away(slot, &d));
                 return Ok(Some(Work {
                     slot,
                     stale,
+                    passed,
                     new: false,
                 }));
             }
@@ -132,6 +133,7 @@ impl Shard {
         Ok(Some(Work {
             slot,
             stale: false,
+            passed: false,
             new: false,
         }))
     }
@@ -142,7 +144,8 @@ impl Shard {
             .set
             .as_ref()
             .is_some_and(|set| set.iter().any(|f| self.policy.allows(&f.name)));
-        writes || commands.authenticate.is_some() || commands.timeout.is_some() || commands.rotate
+        let secret = commands.rotate || commands.retire || commands.authenticate.is_some();
+        writes || secret || commands.timeout.is_some()
     }
 
     fn destroy_this(
@@ -220,6 +223,7 @@ impl Shard {
         Some(Work {
             slot,
             stale: false,
+            passed: false,
             new: true,
         })
     }
@@ -285,7 +289,7 @@ impl Shard {
         entropy: &mut impl Entropy,
     ) {
         let subject: Box<[u8]> = self.policy.subject().into();
-        if work.stale {
+        if work.passed {
             // Another authentication or rotation was faster. Its client holds the secret; if it is not
             // of the same subject, what this one says must not reach that client's session.
             done.lost = true;
@@ -306,7 +310,7 @@ impl Shard {
             }
             return;
         }
-        if !work.stale && !work.new {
+        if !work.passed && !work.new {
             self.rotate(work.slot, true, done, now, entropy);
         }
         self.tell(
@@ -316,6 +320,34 @@ impl Shard {
             "",
             self.hlc_ordinal(),
         );
+    }
+
+    /// What becomes of the secret where nobody has authenticated.
+    fn exchange(
+        &mut self,
+        work: Work,
+        target: &Target,
+        commands: &Commands,
+        done: &mut Applied,
+        now: u64,
+        entropy: &mut impl Entropy,
+    ) {
+        if commands.authenticate.is_some() || work.new {
+            return;
+        }
+        if work.stale {
+            done.lost = commands.rotate || commands.retire;
+            return;
+        }
+        if commands.retire {
+            return self.rotate(work.slot, false, done, now, entropy);
+        }
+        if commands.rotate {
+            self.store.at_mut(work.slot).set(flag::OFFER, true);
+        }
+        if let Some(digest) = target.digest() {
+            done.token = self.offer(work.slot, &digest, now);
+        }
     }
 
     /// Makes a new secret current and retires the old one at once.
@@ -335,7 +367,8 @@ impl Shard {
         let (epoch, generation) = if authenticate {
             (current.epoch.saturating_add(1), 0)
         } else {
-            (current.epoch, current.generation.saturating_add(1))
+            // Not the next generation: so the old secret has no grace.
+            (current.epoch, current.generation.saturating_add(2))
         };
         let subject = self
             .store
@@ -359,6 +392,7 @@ impl Shard {
         let signed = self.policy.signed;
         self.store.at_mut(slot).set(flag::SIGNED, signed);
         done.token = Some(self.fresh_for(sid, secret, false, now));
+        self.counts.rotated += 1;
         self.tell(
             EventKind::SessionRotated,
             slot,
@@ -366,7 +400,7 @@ impl Shard {
             if authenticate {
                 "authentication"
             } else {
-                "demand"
+                "cleaned"
             },
             self.hlc_ordinal(),
         );

@@ -3,13 +3,15 @@
 //! Part of [`Shard`].
 
 use super::life::End;
+use super::rotate::Known;
 use super::slab::flag;
 use super::{Shard, SlotRef};
 use crate::event::EventKind;
 use crate::id::{Digest, Sid};
-use crate::session::{Dead, Refused};
+use crate::session::{Dead, OnMismatch, Reason, Refused};
 use crate::time::Quarter;
 use crate::token::{Presented, Signature};
+use crate::traits::{Check, Traits};
 
 /// What a presented token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub enum Attached {
     Dead(Dead),
     /// Goes on without a session; nothing is set or expired at the client.
     Refused(Refused),
+    /// Is to be answered by an error: its client looks like another.
+    Rejected(Check),
 }
 
 /// A session that a request is attached to.
@@ -29,7 +33,7 @@ pub struct Valid {
     pub slot: SlotRef,
     /// The session.
     pub sid: Sid,
-    /// Its current secret's digest: what commands of this request name.
+    /// The presented secret's digest: what commands of this request name.
     pub digest: Digest,
     /// Version of data and attributes.
     pub version: u64,
@@ -41,16 +45,25 @@ pub struct Valid {
     pub authenticated: bool,
     /// This request made the record of a storeless session.
     pub confirmed: bool,
+    /// The presented secret is current and a new one is to be offered with the response: ask
+    /// [`Shard::apply`].
+    pub offer: bool,
 }
 
 impl Shard {
     /// Judges a token whose session this shard would own, and touches the session.
     pub fn attach(&mut self, token: &Presented, now: u64) -> Attached {
+        self.attach_as(token, &[], now)
+    }
+
+    /// The same for a client that looks like `traits`, under each key that they may be kept under, the
+    /// one for new ones first. Empty where nothing is checked.
+    pub fn attach_as(&mut self, token: &Presented, traits: &[Traits], now: u64) -> Attached {
         if token.kind != token.through {
             return Attached::Refused(Refused::WrongKind);
         }
         let Some(slot) = self.find(&token.sid) else {
-            return self.attach_unknown(token, now);
+            return self.attach_unknown(token, traits, now);
         };
         if self.expires(slot) <= now {
             self.bury(slot, End::Expired, now);
@@ -58,12 +71,23 @@ impl Shard {
         }
         let entry = self.store.at(slot);
         if entry.digest != token.digest {
-            return Attached::Refused(self.refuse(slot, &token.digest, now));
+            return self.attach_other(slot, token, traits, now);
         }
-        if token.signature == Signature::Absent && self.policy.signed && entry.has(flag::SIGNED) {
+        if self.is_forged(slot, token) {
             return Attached::Dead(Dead::Forged);
         }
-        Attached::Valid(self.touch(slot, now))
+        if traits.is_empty() {
+            return Attached::Valid(self.touch(slot, now));
+        }
+        self.checked(slot, traits, now, |shard| shard.touch(slot, now))
+    }
+
+    /// Whether a token without a signature came for a session whose token was issued with one.
+    #[inline]
+    fn is_forged(&self, slot: u32, token: &Presented) -> bool {
+        token.signature == Signature::Absent
+            && self.policy.signed
+            && self.store.at(slot).has(flag::SIGNED)
     }
 
     /// What an attach of `sid` reads first, for a prefetch: it is named and not read. A caller that knows
@@ -89,15 +113,6 @@ impl Shard {
             .map_or(&[], |entry| self.store.arena.get(entry.handle()))
     }
 
-    /// Whether the session is here, under this secret as its current one where one is named. Touches
-    /// nothing.
-    pub fn holds(&self, sid: &Sid, digest: Option<&Digest>) -> bool {
-        let Some(slot) = self.find(sid) else {
-            return false;
-        };
-        digest.is_none_or(|digest| self.store.at(slot).digest == *digest)
-    }
-
     #[inline]
     pub(super) fn touch(&mut self, slot: u32, now: u64) -> Valid {
         let (quarter, signed) = (Quarter::of(now), self.policy.signed);
@@ -119,6 +134,7 @@ impl Shard {
         }
         Valid {
             conflict,
+            offer: self.is_due(slot, now),
             ..self.valid(slot)
         }
     }
@@ -137,22 +153,94 @@ impl Shard {
             conflict: false,
             authenticated: entry.has(flag::AUTHENTICATED),
             confirmed: false,
+            offer: false,
+        }
+    }
+
+    /// A secret that is not the current one.
+    #[cold]
+    fn attach_other(
+        &mut self,
+        slot: u32,
+        token: &Presented,
+        traits: &[Traits],
+        now: u64,
+    ) -> Attached {
+        let known = self.know(slot, &token.digest, now);
+        if matches!(known, Known::Pending | Known::Grace) && self.is_forged(slot, token) {
+            return Attached::Dead(Dead::Forged);
+        }
+        match known {
+            Known::Pending => self.checked(slot, traits, now, |shard| {
+                shard.adopt(slot, token, now);
+                shard.touch(slot, now)
+            }),
+            Known::Grace => self.checked(slot, traits, now, |shard| {
+                shard.touch_former(slot, token, now)
+            }),
+            Known::Retired => self.reused(slot, token, traits, now),
+            Known::Passed => Attached::Refused(Refused::Retired),
+            Known::Never => Attached::Refused(Refused::UnknownSecret),
+        }
+    }
+
+    /// Serves a request by a secret that was current.
+    pub(super) fn touch_former(&mut self, slot: u32, token: &Presented, now: u64) -> Valid {
+        Valid {
+            digest: token.digest,
+            offer: false,
+            ..self.touch(slot, now)
+        }
+    }
+
+    /// Serves a request by `touch` unless its client looks like another.
+    pub(super) fn checked(
+        &mut self,
+        slot: u32,
+        traits: &[Traits],
+        now: u64,
+        touch: impl FnOnce(&mut Self) -> Valid,
+    ) -> Attached {
+        if let Some(check) = self.compare(slot, traits) {
+            let count = self.counts.mismatches.get_mut(check as usize);
+            count.into_iter().for_each(|count| *count += 1);
+            let word = check.word();
+            self.tell(EventKind::SessionValidationFailed, slot, now, word, 0);
+            match self.policy.on_mismatch {
+                OnMismatch::Refuse => return Attached::Refused(Refused::Mismatch(check)),
+                OnMismatch::Reject => return Attached::Rejected(check),
+                OnMismatch::Destroy => {
+                    self.bury(slot, End::Destroyed(Reason::Validation), now);
+                    return Attached::Dead(Dead::Destroyed);
+                }
+                OnMismatch::Observe => {}
+            }
+        } else if let Some(seen) = traits.first() {
+            self.keep_look(slot, seen);
+        }
+        Attached::Valid(touch(self))
+    }
+
+    /// A retired secret: somebody copied it, or a client slept through a grace.
+    fn reused(&mut self, slot: u32, token: &Presented, traits: &[Traits], now: u64) -> Attached {
+        self.counts.reuses += 1;
+        self.tell(EventKind::SessionHijackSuspected, slot, now, "retired", 0);
+        match self.policy.on_reuse {
+            OnMismatch::Destroy => {
+                self.bury(slot, End::Destroyed(Reason::Reuse), now);
+                Attached::Dead(Dead::Destroyed)
+            }
+            OnMismatch::Observe if !self.is_forged(slot, token) => {
+                self.checked(slot, traits, now, |shard| {
+                    shard.touch_former(slot, token, now)
+                })
+            }
+            _ => Attached::Refused(Refused::Retired),
         }
     }
 
     #[cold]
-    fn refuse(&mut self, slot: u32, digest: &Digest, now: u64) -> Refused {
-        let extra = self.store.extra(slot);
-        if extra.is_some_and(|x| x.secrets.iter().any(|s| s.digest == *digest)) {
-            self.tell(EventKind::SessionHijackSuspected, slot, now, "retired", 0);
-            Refused::Retired
-        } else {
-            Refused::UnknownSecret
-        }
-    }
-
-    #[cold]
-    fn attach_unknown(&mut self, token: &Presented, now: u64) -> Attached {
+    fn attach_unknown(&mut self, token: &Presented, traits: &[Traits], now: u64) -> Attached {
         if self.tombstones.contains(&token.sid) {
             return Attached::Dead(Dead::Destroyed);
         }
@@ -169,10 +257,15 @@ impl Shard {
             return Attached::Dead(Dead::Expired);
         }
         match self.confirm(token, flag::PRESENTED, now) {
-            Some(slot) => Attached::Valid(Valid {
-                confirmed: true,
-                ..self.valid(slot)
-            }),
+            Some(slot) => {
+                if let Some(seen) = traits.first() {
+                    self.keep_look(slot, seen);
+                }
+                Attached::Valid(Valid {
+                    confirmed: true,
+                    ..self.valid(slot)
+                })
+            }
             None => Attached::Dead(Dead::Unknown),
         }
     }

@@ -22,6 +22,7 @@ use crate::record::blob::FieldRef;
 use crate::session::{Applied, BuiltIn, Fresh, Reason};
 use crate::time;
 use crate::token::Presented;
+use crate::traits::Traits;
 
 /// One attribute that a request gives its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,17 +85,17 @@ impl Shard {
         &mut self,
         token: &Presented,
         attributes: &Attributes,
+        traits: &[Traits],
         now: u64,
         entropy: &mut impl Entropy,
     ) -> (Attached, Bound) {
         let mut bound = Bound::default();
         let attached = match self.vouched(token, attributes, now) {
-            Some(slot) => Attached::Valid(Valid {
-                // What its response asks for is judged as that of a secret which is current no more.
-                digest: token.digest,
-                ..self.touch(slot, now)
+            // What its response asks for is judged as that of a secret which is current no more.
+            Some(slot) => self.checked(slot, traits, now, |shard| {
+                shard.touch_former(slot, token, now)
             }),
-            None => self.attach(token, now),
+            None => self.attach_as(token, traits, now),
         };
         let Attached::Valid(mut valid) = attached else {
             return (attached, bound);
@@ -113,7 +114,11 @@ impl Shard {
     ) {
         let slot = valid.slot.slot;
         let whose = attributes.subject.as_deref().map(|s| self.whose(slot, s));
-        if matches!(whose, Some(Whose::Anothers)) {
+        // A retired secret that is only observed authenticates nobody.
+        let current = self.store.at(slot).digest == valid.digest;
+        let passed = !current && !self.was_offered_away(slot, &valid.digest);
+        let stolen = passed && matches!(whose, Some(Whose::Nobodys));
+        if stolen || matches!(whose, Some(Whose::Anothers)) {
             bound.other = true;
             return;
         }
@@ -126,6 +131,7 @@ impl Shard {
             self.rotate(slot, true, &mut done, now, entropy);
             bound.token = done.token;
             valid.digest = self.store.at(slot).digest;
+            valid.offer = false;
             let ordinal = self.hlc.last();
             self.tell(EventKind::SessionAuthenticated, slot, now, "token", ordinal);
         }

@@ -15,14 +15,15 @@ use crate::pins::{Pin, PinKey, PinSweep, UpstreamHash};
 use crate::record::Record;
 use crate::session::{Applied, Apply, BuiltIn, Reason, View};
 use crate::token::Presented;
+use crate::traits::Traits;
 
 /// A question to the shard that owns a sid or a pin's key.
 #[derive(Debug)]
 pub enum Ask {
-    /// [`Shard::attach`].
-    Attach(Presented),
+    /// [`Shard::attach_as`].
+    Attach(Box<(Presented, Vec<Traits>)>),
     /// [`Shard::attach_with`].
-    AttachWith(Box<(Presented, Attributes)>),
+    AttachWith(Box<(Presented, Attributes, Vec<Traits>)>),
     /// [`Shard::create`].
     Create,
     /// [`Shard::apply`].
@@ -43,8 +44,15 @@ pub enum Ask {
         /// Why.
         reason: Reason,
     },
-    /// [`Shard::holds`].
+    /// [`Shard::is_good`].
     Holds {
+        /// Which.
+        sid: Sid,
+        /// Under this secret.
+        digest: Digest,
+    },
+    /// [`Shard::may_repeat`].
+    MayRepeat {
         /// Which.
         sid: Sid,
         /// Under this secret.
@@ -136,6 +144,8 @@ pub enum Answer {
     Destroyed(u32),
     /// To `Holds`.
     Holds(bool),
+    /// To `MayRepeat`.
+    MayRepeat(bool),
     /// To `Get`.
     Get(Option<Box<View>>),
     /// To `List`.
@@ -167,13 +177,15 @@ impl Shard {
     /// Answers a question from another thread.
     pub fn handle(&mut self, ask: Ask, now: u64, entropy: &mut impl Entropy) -> Answer {
         match ask {
-            Ask::Attach(token) => {
-                let attached = self.attach(&token, now);
+            Ask::Attach(asked) => {
+                let (token, traits) = &*asked;
+                let attached = self.attach_as(token, traits, now);
                 self.attach_answer(attached, Bound::default(), now)
             }
             Ask::AttachWith(with) => {
-                let (token, attributes) = *with;
-                let (attached, bound) = self.attach_with(&token, &attributes, now, entropy);
+                let (token, attributes, traits) = *with;
+                let (attached, bound) =
+                    self.attach_with(&token, &attributes, &traits, now, entropy);
                 self.attach_answer(attached, bound, now)
             }
             Ask::Create => Answer::Create(self.create(now, entropy)),
@@ -186,7 +198,10 @@ impl Shard {
                 except,
                 reason,
             } => Answer::Destroyed(self.destroy_subject(&subject, except.as_ref(), reason, now)),
-            Ask::Holds { sid, digest } => Answer::Holds(self.holds(&sid, Some(&digest))),
+            Ask::Holds { sid, digest } => Answer::Holds(self.is_good(&sid, &digest, now)),
+            Ask::MayRepeat { sid, digest } => {
+                Answer::MayRepeat(self.may_repeat(&sid, &digest, now))
+            }
             Ask::Get(sid) => Answer::Get(self.get(&sid, now).map(Box::new)),
             Ask::List {
                 cursor,

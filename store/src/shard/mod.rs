@@ -22,10 +22,12 @@ mod attach;
 mod attributes;
 mod change;
 mod life;
+mod look;
 mod message;
 mod order;
 mod receive;
 mod recency;
+mod rotate;
 mod slab;
 mod subjects;
 mod table;
@@ -129,6 +131,12 @@ pub struct Counts {
     pub expired: u64,
     /// Sessions evicted to stay within a bound.
     pub evicted: u64,
+    /// Requests whose client looked like another, by [`crate::traits::Check`].
+    pub mismatches: [u64; 4],
+    /// Requests with a retired secret.
+    pub reuses: u64,
+    /// Secrets exchanged.
+    pub rotated: u64,
     /// Events not told because too many were waiting.
     pub events_dropped: u64,
     /// Tombstones forgotten before their time because of their bound.

@@ -22,6 +22,7 @@ impl Shard {
         record.secrets = self.secrets(slot);
         if let Some(extra) = self.store.extra(slot) {
             record.idle = extra.idle;
+            record.traits = extra.traits.as_deref().copied();
             record.counters = extra.counters.clone();
         }
         let own = Counter {
@@ -116,6 +117,9 @@ impl Shard {
             .idle
             .is_some_and(|idle| self.join_idle(slot, idle, now));
         changed |= self.merge_counters(slot, &delta.counters);
+        changed |= delta
+            .traits
+            .is_some_and(|traits| self.edit_traits(slot, |ours| ours.join(&traits)));
         let fields: Vec<_> = delta.fields.iter().map(RecordField::as_ref).collect();
         // Others have judged the size when it was written.
         changed |= self.join_fields(slot, &fields, usize::MAX).unwrap_or(false);

@@ -12,6 +12,7 @@ use crate::id::{Digest, NodeTag, Sid};
 use crate::record::blob::Blob;
 use crate::record::{Counter, Idle, SecretEntry};
 use crate::time::{self, Quarter};
+use crate::traits::Traits;
 
 pub(crate) const NIL: u32 = u32::MAX;
 const CHUNK_BITS: u32 = 10;
@@ -31,6 +32,8 @@ pub(crate) mod flag {
     pub(crate) const PLACED: u8 = 16;
     /// Every request must look at what is out of line: an idle timeout, counters of other nodes.
     pub(crate) const EXTRA: u8 = 32;
+    /// A new secret is to be offered, until one is used.
+    pub(crate) const OFFER: u8 = 64;
     /// The slot is in use.
     pub(crate) const LIVE: u8 = 128;
 }
@@ -185,11 +188,16 @@ pub(crate) struct Extra {
     pub(crate) counters: Vec<Counter>,
     /// Its own idle timeout.
     pub(crate) idle: Option<Idle>,
+    /// What its client looks like.
+    pub(crate) traits: Option<Box<Traits>>,
 }
 
 impl Extra {
     pub(crate) fn is_empty(&self) -> bool {
-        self.secrets.is_empty() && self.counters.is_empty() && self.idle.is_none()
+        self.secrets.is_empty()
+            && self.counters.is_empty()
+            && self.idle.is_none()
+            && self.traits.is_none()
     }
 
     /// Whether every request must look at it.
@@ -201,7 +209,8 @@ impl Extra {
     pub(crate) fn cost(&self) -> u64 {
         let lists = self.secrets.capacity() * size_of::<SecretEntry>()
             + self.counters.capacity() * size_of::<Counter>();
-        (size_of::<Self>() + lists + 32) as u64
+        let traits = self.traits.as_ref().map_or(0, |_| size_of::<Traits>() + 16);
+        (size_of::<Self>() + lists + traits + 32) as u64
     }
 }
 

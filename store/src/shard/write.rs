@@ -119,8 +119,12 @@ impl Shard {
         self.edit_extra(slot, |extra| {
             extra.secrets = if inline { Vec::new() } else { secrets }
         });
-        self.store.at_mut(slot).digest = current.digest;
-        let mut flags = self.store.at(slot).flags & !flag::AUTHENTICATED;
+        let entry = self.store.at_mut(slot);
+        if entry.digest != current.digest {
+            entry.digest = current.digest;
+            entry.set(flag::OFFER, false);
+        }
+        let mut flags = entry.flags & !flag::AUTHENTICATED;
         if current.authenticated {
             flags |= flag::AUTHENTICATED;
         }

@@ -6,9 +6,11 @@
 //! returns; every victim is the one that the policy names; what has expired is never served; every
 //! answer and every session is what the model says.
 //!
-//! Replay one seed with `HOLDFAST_SIM_SEED=n`; run more with `HOLDFAST_SIM_SEEDS=n`.
+//! Replay one seed with `HOLDFAST_SIM_SEED=n`; run more with `HOLDFAST_SIM_SEEDS=n`. `theft` is the world of
+//! a browser and a thief.
 
 mod model;
+mod theft;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,13 +58,18 @@ impl Entropy for Random {
     }
 }
 
-fn run(seed: u64) {
+/// Runs one seed: `act` does one step and judges it.
+fn run<W>(
+    variable: &str,
+    seed: u64,
+    steps: u64,
+    mut world: W,
+    mut act: impl FnMut(&mut W, u64),
+) -> W {
     let mut step = 0;
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = world::World::new(seed);
-        while step < STEPS {
-            world.step();
-            world.check(step % 16 == 0 || step + 1 == STEPS);
+        while step < steps {
+            act(&mut world, step);
             step += 1;
         }
     }));
@@ -71,20 +78,21 @@ fn run(seed: u64) {
         let text = text
             .or(cause.downcast_ref::<&str>().copied())
             .unwrap_or("panic");
-        panic!("seed {seed}, step {step}: {text}\nreplay with HOLDFAST_SIM_SEED={seed}");
+        panic!("seed {seed}, step {step}: {text}\nreplay with {variable}={seed}");
     }
+    world
 }
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-#[test]
-fn shards_agree_with_the_model() {
-    if let Some(seed) = number("HOLDFAST_SIM_SEED") {
+/// Runs the seed that `variable` names, else so many as the variable with an S names.
+fn seeds(variable: &str, usual: u64, run: impl Fn(u64) + Sync) {
+    if let Some(seed) = number(variable) {
         return run(seed);
     }
-    let seeds = number("HOLDFAST_SIM_SEEDS").unwrap_or(256);
+    let seeds = number(&format!("{variable}S")).unwrap_or(usual);
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -107,4 +115,47 @@ fn shards_agree_with_the_model() {
             }
         }
     });
+}
+
+#[test]
+fn shards_agree_with_the_model() {
+    let variable = "HOLDFAST_SIM_SEED";
+    seeds(variable, 256, |seed| {
+        run(
+            variable,
+            seed,
+            STEPS,
+            world::World::new(seed),
+            |world, step| {
+                world.step();
+                world.check(step % 16 == 0 || step + 1 == STEPS);
+            },
+        );
+    });
+}
+
+#[test]
+fn owners_stay_and_thieves_do_not() {
+    let variable = "HOLDFAST_THEFT_SEED";
+    let tally: [AtomicU64; theft::Tally::ALL] = Default::default();
+    seeds(variable, 4096, |seed| {
+        let world = theft::World::new(seed);
+        let world = run(variable, seed, theft::STEPS, world, |world, step| {
+            world.step();
+            if step + 1 == theft::STEPS {
+                world.settle();
+            }
+        });
+        for (sum, one) in tally.iter().zip(world.tally) {
+            sum.fetch_add(one, Ordering::Relaxed);
+        }
+    });
+    if number(variable).is_none() {
+        for (what, count) in tally.iter().enumerate() {
+            assert!(
+                count.load(Ordering::Relaxed) > 0,
+                "{what} never happened: {tally:?}"
+            );
+        }
+    }
 }

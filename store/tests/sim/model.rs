@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use holdfast_store::id::{Sid, shard_of};
-use holdfast_store::record::{FieldKind, Record};
+use holdfast_store::id::{Digest, Sid, shard_of};
+use holdfast_store::record::{FieldKind, Record, SECRETS};
 use holdfast_store::session::{Eviction, Policy};
-use holdfast_store::shard::Frequency;
+use holdfast_store::shard::{Frequency, Valid};
 use holdfast_store::time::{EPOCH_MS, Quarter};
 
 /// One session that a shard holds.
@@ -24,6 +24,18 @@ pub(crate) struct Session {
     pub(crate) version: u64,
     pub(crate) requests: u64,
     pub(crate) conflict: bool,
+    /// A new secret was asked for, and none used since.
+    pub(crate) asked: bool,
+}
+
+/// What a secret is to its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Current,
+    Pending,
+    Grace,
+    Retired,
+    Never,
 }
 
 pub(crate) struct Model {
@@ -85,6 +97,7 @@ impl Model {
             placed: record.last_access,
             frequency: Frequency::once(now),
             conflict: false,
+            asked: false,
             record,
         };
         assert!(self.present.insert(session.record.sid, session).is_none());
@@ -178,6 +191,91 @@ impl Model {
             session.record.signed &= signed;
             session.record.last_access = session.record.last_access.max(Quarter::of(now));
         });
+    }
+
+    /// The time until which a secret that was current is good, by its place in the set; nothing where it
+    /// was not exchanged for the next.
+    fn grace_end(&self, session: &Session, at: usize) -> Option<u64> {
+        let newer = session.record.secrets.get(at.checked_sub(1)?)?;
+        let older = session.record.secrets.get(at)?;
+        let chain = self.was_exchanged(session, &older.digest);
+        chain
+            .then(|| newer.first_use.end() + self.policy.rotate_grace)
+            .filter(|_| self.policy.rotate_grace > 0)
+    }
+
+    pub(crate) fn know(&self, session: &Session, digest: &Digest, now: u64) -> Known {
+        let secrets = &session.record.secrets;
+        match secrets.iter().position(|s| s.digest == *digest) {
+            Some(0) => return Known::Current,
+            Some(at) if self.grace_end(session, at).is_some_and(|end| now < end) => {
+                return Known::Grace;
+            }
+            Some(_) => return Known::Retired,
+            None => {}
+        }
+        let offered = |current: &Digest| {
+            let secret = self.policy.rotation.pending(&session.record.sid, current);
+            secret.map(|s| s.digest()) == Some(*digest)
+        };
+        match secrets.iter().position(|s| offered(&s.digest)) {
+            Some(0) => Known::Pending,
+            Some(_) => Known::Retired,
+            None => Known::Never,
+        }
+    }
+
+    /// Whether a secret became the current one by exchanges alone.
+    pub(crate) fn was_exchanged(&self, session: &Session, digest: &Digest) -> bool {
+        let secrets = &session.record.secrets;
+        let Some(at) = secrets.iter().position(|s| s.digest == *digest) else {
+            return false;
+        };
+        secrets[..=at]
+            .windows(2)
+            .all(|w| (w[0].epoch, w[0].generation) == (w[1].epoch, w[1].generation + 1))
+    }
+
+    /// Whether a response to the current secret offers another.
+    pub(crate) fn offers(&self, session: &Session, asked: bool, now: u64) -> bool {
+        let interval = self.policy.rotate_interval;
+        let current = &session.record.secrets[0];
+        // No secret is older than its session.
+        let begun = current
+            .first_use
+            .end()
+            .max(EPOCH_MS + session.record.created);
+        let old = interval > 0 && begun + interval <= now;
+        let graced = self.grace_end(session, 1).is_some_and(|end| now < end);
+        (asked || session.asked || old) && !graced
+    }
+
+    /// A request was served; its secret may have been the pending one.
+    pub(crate) fn exchanged(&mut self, valid: &Valid, record: Record, now: u64) {
+        let session = &self.present[&valid.sid];
+        let (before, secrets) = (&session.record.secrets, record.secrets);
+        if secrets != *before {
+            assert_eq!(self.know(session, &valid.digest, now), Known::Pending);
+            let (new, old) = (&secrets[0], &before[0]);
+            assert_eq!(new.digest, valid.digest);
+            assert_eq!(
+                (new.epoch, new.generation, new.authenticated),
+                (old.epoch, old.generation + 1, old.authenticated)
+            );
+            assert_eq!(secrets[1..], before[..before.len().min(SECRETS - 1)]);
+            self.change(&valid.sid, None, |session| {
+                session.asked = false;
+                session.record.signed = record.signed;
+                session.record.secrets = secrets;
+            });
+        }
+        let session = &self.present[&valid.sid];
+        if valid.digest == session.record.secrets[0].digest {
+            let asks = self.offers(session, false, now);
+            assert!(valid.offer || !asks, "an offer is due");
+        } else {
+            assert!(!valid.offer, "nothing for a former secret");
+        }
     }
 
     pub(crate) fn shard(&self, sid: &Sid) -> usize {

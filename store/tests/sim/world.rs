@@ -7,6 +7,7 @@ use holdfast_store::event::{Event, EventKind};
 use holdfast_store::fields::{Fields, Name};
 use holdfast_store::id::{Digest, NodeTag, Sid};
 use holdfast_store::record::Record;
+use holdfast_store::rotation::RotationKeys;
 use holdfast_store::session::{
     Applied, Apply, Commands, Dead, Destroy, Eviction, Fresh, Policy, Reason, Refused, Target,
 };
@@ -15,7 +16,7 @@ use holdfast_store::time::Quarter;
 use holdfast_store::token::{Kind, Presented, Signature};
 
 use crate::Random;
-use crate::model::{self, Model};
+use crate::model::{self, Known, Model};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -48,6 +49,9 @@ fn policy(random: &mut Random) -> Policy {
         confirm: random.once_in(2),
         signed: random.once_in(2),
         max_size: 120,
+        rotate_interval: random.pick(&[0, 20 * SECOND]),
+        rotate_grace: random.pick(&[0, 5 * SECOND]),
+        rotation: RotationKeys::new([&b"key of the simulator"[..]]),
         defaults: if random.once_in(2) {
             defaults
         } else {
@@ -247,6 +251,7 @@ impl World {
             }
             Attached::Dead(dead) => assert_eq!(expected, Err(Ok(dead))),
             Attached::Refused(refused) => assert_eq!(expected, Err(Err(refused))),
+            Attached::Rejected(check) => panic!("nothing is checked: {check:?}"),
         }
         self.follow(shard, Some(asked.sid), &[]);
     }
@@ -256,6 +261,8 @@ impl World {
             self.admit(valid.sid, true);
         } else {
             assert_eq!(self.model.present[&valid.sid].conflict, valid.conflict);
+            let record = self.view(&valid.sid).expect("it was served").record;
+            self.model.exchanged(&valid, record, self.now);
             self.model.touch(&valid.sid, self.now);
         }
         let mut json = Vec::new();
@@ -275,18 +282,15 @@ impl World {
             return Err(Err(Refused::WrongKind));
         }
         if let Some(session) = self.model.present.get(&asked.sid) {
-            let secrets = &session.record.secrets;
             if self.model.expires(session) <= self.now {
                 return Err(Ok(Dead::Expired));
-            } else if secrets[0].digest != asked.digest {
-                let known = secrets.iter().any(|s| s.digest == asked.digest);
-                return Err(Err(if known {
-                    Refused::Retired
-                } else {
-                    Refused::UnknownSecret
-                }));
-            } else if asked.signature == Signature::Absent && policy.signed && session.record.signed
-            {
+            }
+            match self.model.know(session, &asked.digest, self.now) {
+                Known::Retired => return Err(Err(Refused::Retired)),
+                Known::Never => return Err(Err(Refused::UnknownSecret)),
+                Known::Current | Known::Pending | Known::Grace => {}
+            }
+            if asked.signature == Signature::Absent && policy.signed && session.record.signed {
                 return Err(Ok(Dead::Forged));
             }
             return Ok(false);
@@ -315,6 +319,7 @@ impl World {
         match self.random.below(16) {
             0 => commands.create = true,
             1 => commands.rotate = true,
+            7 => commands.retire = true,
             2..5 => {
                 commands.authenticate =
                     Fields::parse(format!("{{\"userId\":\"u{user}\"}}").as_bytes()).ok()
@@ -362,7 +367,11 @@ impl World {
             .present
             .get(&token.sid)
             .and_then(|s| s.data.get("userId").cloned());
-        let apply = Apply { target, commands };
+        let apply = Apply {
+            target,
+            commands,
+            traits: None,
+        };
         let gone = target != Target::None
             && self.model.destroyed.contains_key(&token.sid)
             && self.shards[shard].is_tombstoned(&token.sid);
@@ -434,8 +443,10 @@ impl World {
         let Some(sid) = done.session else { return };
         if done.created {
             self.admit(sid, false);
-            self.model
-                .change(&sid, None, |session| session.conflict = done.conflict);
+            self.model.change(&sid, None, |session| {
+                session.conflict = done.conflict;
+                session.asked = apply.commands.rotate;
+            });
             let session = &self.model.present[&sid];
             assert_eq!(
                 Model::authenticated(session),
@@ -450,12 +461,28 @@ impl World {
             );
             return;
         }
-        let stale = self.model.present[&sid].record.secrets[0].digest != token.secret.digest();
+        let session = &self.model.present[&sid];
+        let digest = token.secret.digest();
+        let stale = session.record.secrets[0].digest != digest;
+        let passed = stale && !self.model.was_exchanged(session, &digest);
+        let offer = !stale && self.model.offers(session, apply.commands.rotate, self.now);
         let view = self.view(&sid);
-        self.expect_data(apply, done, &sid, stale);
-        let rotates = apply.commands.rotate || apply.commands.authenticate.is_some();
-        assert_eq!(done.token.is_some(), rotates && !stale && !done.too_large);
-        assert_eq!(done.lost, rotates && stale);
+        self.expect_data(apply, done, &sid, passed);
+        let commands = &apply.commands;
+        if commands.authenticate.is_some() {
+            assert_eq!(done.token.is_some(), !passed && !done.too_large);
+            assert_eq!(done.lost, passed);
+        } else if commands.retire {
+            assert_eq!(done.token.is_some(), !stale);
+            assert_eq!(done.lost, stale);
+        } else {
+            assert_eq!(done.token.is_some(), offer, "an offer");
+            assert_eq!(done.lost, commands.rotate && stale);
+        }
+        if commands.rotate && !stale {
+            self.model
+                .change(&sid, None, |session| session.asked = true);
+        }
         // A timeout may have ended it at once: then there is nothing more to learn but the timeout.
         let Some(view) = view else {
             let ms = apply.commands.timeout.expect("nothing else ends a session");
@@ -468,20 +495,23 @@ impl World {
             });
             return;
         };
-        self.model
-            .change(&sid, None, |session| session.record = view.record);
+        let made = commands.authenticate.is_some() || commands.retire;
+        self.model.change(&sid, None, |session| {
+            session.asked &= session.record.secrets[0].digest == view.record.secrets[0].digest;
+            session.record = view.record;
+        });
         let session = &self.model.present[&sid];
         assert_eq!(
             (view.version, shown(&view.data)),
             (session.version, session.data.clone())
         );
-        if let Some(fresh) = done.token {
+        if let Some(fresh) = done.token.filter(|_| made) {
             assert_eq!(session.record.secrets[0].digest, fresh.secret.digest());
         }
     }
 
     /// The data after `set` and `authenticate`.
-    fn expect_data(&mut self, apply: &Apply, done: &Applied, sid: &Sid, stale: bool) {
+    fn expect_data(&mut self, apply: &Apply, done: &Applied, sid: &Sid, passed: bool) {
         let commands = &apply.commands;
         let Some(session) = self.model.present.get_mut(sid) else {
             return;
@@ -495,7 +525,7 @@ impl World {
             .value
             .as_ref()
             .map(|v| String::from_utf8(v.to_vec()).unwrap());
-        if commands.authenticate.is_some() && stale && session.data.get(&name) != value.as_ref() {
+        if commands.authenticate.is_some() && passed && session.data.get(&name) != value.as_ref() {
             return;
         }
         if commands.set.is_some() && commands.if_version.is_some_and(|v| v != session.version) {
@@ -630,6 +660,7 @@ impl World {
         self.model.change(sid, None, |session| {
             session.data = model::visible(&record);
             session.version = record.version();
+            session.asked &= session.record.secrets[0].digest == record.secrets[0].digest;
             session.requests = record.counters.iter().map(|c| u64::from(c.requests)).sum();
             session.record = record;
         });

@@ -70,7 +70,7 @@ pub async fn create(State(admin): State<Admin>, body: Body) -> Result<Response, 
             Some(data) => Some(fields(&session, &data, Some(&session.subject))?),
         },
         // Makes a record at once, where a first token would have none yet.
-        rotate: true,
+        retire: true,
         ..Commands::default()
     };
     let core = getrandom::u32().unwrap_or_default() as usize % admin.desk.shared.cores.max(1);
@@ -96,7 +96,7 @@ pub async fn new_token(
     let new: NewToken = super::body(body).await?;
     let carrier = Carrier::find(&session, new.source.as_deref())?;
     let commands = Commands {
-        rotate: true,
+        retire: true,
         ..Commands::default()
     };
     let target = Target::Session { sid, digest: None };
@@ -158,7 +158,11 @@ async fn apply(
     target: Target,
     commands: Commands,
 ) -> Result<Box<Applied>, ApiError> {
-    let ask = Ask::Apply(Box::new(Apply { target, commands }));
+    let ask = Ask::Apply(Box::new(Apply {
+        target,
+        commands,
+        traits: None,
+    }));
     let Answer::Apply(done) = admin.desk.ask(core, ask).await? else {
         return Err(strange());
     };

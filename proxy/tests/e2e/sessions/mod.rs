@@ -10,9 +10,11 @@ mod eviction;
 mod forwarding;
 mod home;
 mod lifetime;
+mod rotation;
 mod signed;
 mod sources;
 mod tokens;
+mod validation;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -31,7 +31,7 @@ impl Bench {
     fn with(&mut self, token: &Fresh, attributes: &Attributes) -> (Attached, Bound) {
         let presented = presented(token, Signature::Verified);
         self.shard
-            .attach_with(&presented, attributes, self.now, &mut self.entropy)
+            .attach_with(&presented, attributes, &[], self.now, &mut self.entropy)
     }
 
     #[track_caller]

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn rotation_retires_the_old_secret_at_once() {
+fn an_exchange_at_once_leaves_no_grace() {
     let mut b = bench(|_| {});
     let first = b.create();
     let mut tokens = vec![first];
@@ -12,7 +12,7 @@ fn rotation_retires_the_old_secret_at_once() {
         let done = b.apply(
             last.target(),
             Commands {
-                rotate: true,
+                retire: true,
                 ..Commands::default()
             },
         );
@@ -32,7 +32,7 @@ fn rotation_retires_the_old_secret_at_once() {
     let stale = b.apply(
         first.target(),
         Commands {
-            rotate: true,
+            retire: true,
             ..Commands::default()
         },
     );

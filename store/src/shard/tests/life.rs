@@ -200,7 +200,7 @@ fn tokens_of_before_stay_good_when_signing_is_turned_on_or_off() {
         .apply(
             token.target(),
             Commands {
-                rotate: true,
+                retire: true,
                 ..Commands::default()
             },
         )

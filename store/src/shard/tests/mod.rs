@@ -4,6 +4,7 @@ mod attributes;
 mod commands;
 mod life;
 mod records;
+mod rotation;
 
 use std::sync::Arc;
 
@@ -105,8 +106,15 @@ impl Bench {
     }
 
     fn apply(&mut self, target: Target, commands: Commands) -> Applied {
-        self.shard
-            .apply(&Apply { target, commands }, self.now, &mut self.entropy)
+        self.shard.apply(
+            &Apply {
+                target,
+                commands,
+                traits: None,
+            },
+            self.now,
+            &mut self.entropy,
+        )
     }
 
     fn set(&mut self, token: &Fresh, json: &str) -> Applied {

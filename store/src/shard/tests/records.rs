@@ -143,7 +143,7 @@ fn answers_are_those_of_the_methods() {
     let token = b.create();
     b.set(&token, r#"{"a":1}"#);
     let answer = b.shard.handle(
-        Ask::Attach(presented(&token, Signature::Absent)),
+        Ask::Attach(Box::new((presented(&token, Signature::Absent), Vec::new()))),
         b.now,
         &mut b.entropy,
     );
