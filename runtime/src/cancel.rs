@@ -1,7 +1,7 @@
 //! Ending a pending operation of a socket from outside, on the ring that it waits on.
 //!
-//! Owns the number of this thread's ring. [`find`] is called once on a data core, when its ring has
-//! been built; [`pending`] by the deadline sweep of the same core.
+//! Owns the number of this thread's ring. `find` is called once on a data core, when its ring has
+//! been built; `pending` by the deadline sweep of the same core.
 //!
 //! monoio can cancel only what was begun as cancelable, which costs every operation; the kernel can
 //! cancel by descriptor at no cost before (IORING_REGISTER_SYNC_CANCEL with IORING_ASYNC_CANCEL_FD,
@@ -65,7 +65,7 @@ pub(crate) fn find(before: &HashSet<RawFd>) {
     RING.set(ring);
 }
 
-/// Whether [`pending`] works on this thread.
+/// Whether an operation can be cancelled so on this thread.
 #[inline]
 pub fn available() -> bool {
     RING.get() != NONE

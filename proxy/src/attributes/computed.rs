@@ -5,7 +5,7 @@
 //! generation of a core, used on its thread alone.
 //!
 //! Invariants: the cost of an evaluation is bounded by [`holdfast_config::expression`] and by the size of what
-//! goes in, which is the session's JSON (at most [`MAX_INPUT`]) and the head of the request; only what the
+//! goes in, which is the session's JSON (at most `MAX_INPUT`) and the head of the request; only what the
 //! expressions read is made ready; one that fails is counted, left out, and harms no other; a computed
 //! attribute hides data of its name. Cookies and session headers of the client are not shown to expressions,
 //! since what they give goes upstream. Errors are told without values. Tested below and end to end.

@@ -3,8 +3,8 @@
 //! Owns the time of the last look and of the next. [`follow`] is a task of the control thread's runtime; what
 //! it finds goes to the control loop, which passes it to the cores.
 //!
-//! Invariants: keys that can't be had leave those that there are; a fetch ends within [`FETCH`], reads one
-//! response of bounded size, follows no redirect, and comes at most once in [`LEAST`], whoever asks; after
+//! Invariants: keys that can't be had leave those that there are; a fetch ends within `FETCH`, reads one
+//! response of bounded size, follows no redirect, and comes at most once in `LEAST`, whoever asks; after
 //! failures it waits longer each time. Every result names its source, so that one which comes late after a
 //! reload is known.
 //!

@@ -2,12 +2,12 @@
 //!
 //! Owns the state of the reload under way, and who waits for it. [`prepare`] does all that can fail or
 //! take time, as a task beside the control loop: reading (certificates too), checking, looking names up, binding listeners,
-//! opening the access log. Only when all of it has worked does the loop ([`super::turn`]) send the new
+//! opening the access log. Only when all of it has worked does the loop (`super::turn`) send the new
 //! [`Setup`] to the cores; from there on nothing can fail.
 //!
 //! Invariants: one reload at a time, and one that is asked for meanwhile begins after it with the files
 //! as they are then; whoever asked hears the outcome, with every error; a failure changes nothing and is
-//! counted. A core that stands still delays the answer by [`PATIENCE`] at most.
+//! counted. A core that stands still delays the answer by `PATIENCE` at most.
 //!
 //! Deliberately not here: what of a change is refused, and how it is told ([`super::changes`]).
 //! Tested end to end, and below without cores.

@@ -2,7 +2,7 @@
 //!
 //! Owns frames and streams; what a request means is decided on the same path as for HTTP/1.1. A
 //! client's stream becomes a [`Conn`] of its own: its head is written as text and read by the strict
-//! parser, its content is read and written through [`Client`](crate::accept::Client). Runs on data
+//! parser, its content is read and written through `Client`. Runs on data
 //! cores.
 //!
 //! Invariants: nothing of the path is written twice; all frames are the h2 crate's business, all bytes

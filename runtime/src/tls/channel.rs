@@ -161,7 +161,7 @@ impl Channel {
     }
 
     /// A buffer to read ciphertext into, with what is there of a record at its front. `wanted` is how
-    /// much data the reader has room for. Comes back by [`Channel::read`].
+    /// much data the reader has room for. Comes back by `Channel::read`.
     pub fn begin_read(&self, wanted: usize) -> io::Result<Buffer> {
         let mut rx = self.rx.borrow_mut();
         if rx.reading {

@@ -5,7 +5,7 @@
 //! The stream is Server-Sent Events (WHATWG HTML, 9.2): each event's `id` is that of the CloudEvent in its
 //! `data`. Who comes back with `Last-Event-ID` gets what came since, or, where that is known no more, an
 //! event named `gap` and all that is still kept. A comment comes every [`HEARTBEAT`]; a stream ends after
-//! [`LIFE`], and at once when its reader is slow: the client is to come back.
+//! `LIFE`, and at once when its reader is slow: the client is to come back.
 //!
 //! Invariants: subjects are masked unless `values=true`. Tested end to end.
 
