@@ -24,6 +24,21 @@ fn clients(gateway: &Gateway, n: usize) -> Vec<String> {
         .collect()
 }
 
+/// Fails unless connections with a request each, with `more` in its head, stay and ask.
+#[track_caller]
+fn expect_to_stay(gateway: &Gateway, more: &str) {
+    for cookie in clients(gateway, 24) {
+        gateway
+            .connect()
+            .exchange(&format!(
+                "GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n{more}\r\n"
+            ))
+            .expect(200);
+    }
+    gateway.expect_at_least("requests_crossed_cores_total", &[], 8.0);
+    gateway.expect_metric("connections_moved_total", &[], 0.0);
+}
+
 #[test]
 fn a_connection_with_one_session_crosses_no_cores() {
     let (upstream, gateway) = on_cores(8, "");
@@ -99,16 +114,7 @@ fn a_first_request_whose_body_is_cut_in_two_moves_with_it() {
 #[test]
 fn what_ends_with_its_first_request_stays_and_asks() {
     let (_upstream, gateway) = on_cores(8, "");
-    for cookie in clients(&gateway, 24) {
-        gateway
-            .connect()
-            .exchange(&format!(
-                "GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
-            ))
-            .expect(200);
-    }
-    gateway.expect_at_least("requests_crossed_cores_total", &[], 8.0);
-    gateway.expect_metric("connections_moved_total", &[], 0.0);
+    expect_to_stay(&gateway, "Connection: close\r\n");
 }
 
 #[test]
@@ -137,16 +143,7 @@ fn a_connection_of_a_trusted_proxy_stays_and_asks() {
 #[test]
 fn connections_stay_where_the_configuration_says_so() {
     let (_upstream, gateway) = on_cores(8, ", migrateConnections: false");
-    for cookie in clients(&gateway, 24) {
-        gateway
-            .connect()
-            .exchange(&format!(
-                "GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n"
-            ))
-            .expect(200);
-    }
-    gateway.expect_at_least("requests_crossed_cores_total", &[], 8.0);
-    gateway.expect_metric("connections_moved_total", &[], 0.0);
+    expect_to_stay(&gateway, "");
 }
 
 #[test]
