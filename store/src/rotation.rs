@@ -11,9 +11,6 @@
 
 use std::fmt;
 
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
-
 use crate::id::{Digest, Secret, Sid};
 use crate::token::Key;
 
@@ -27,13 +24,7 @@ pub struct RotationKeys(Vec<Key>);
 impl RotationKeys {
     /// From secrets of any length, the one that offers are made with first.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let derive = |secret: &[u8]| {
-            // HMAC takes keys of any length.
-            let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
-            mac.update(PURPOSE);
-            Some(Key::new(&mac.finalize().into_bytes()))
-        };
-        Self(secrets.into_iter().filter_map(derive).collect())
+        Self(Key::derived(secrets, PURPOSE))
     }
 
     /// The secret that is offered for the one with this digest. `None` without keys.
@@ -65,6 +56,9 @@ impl fmt::Debug for RotationKeys {
 
 #[cfg(test)]
 mod tests {
+    use hmac::{Hmac, Mac};
+    use sha2::Sha256;
+
     use super::*;
 
     fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {

@@ -20,6 +20,7 @@
 
 use std::fmt;
 
+use hmac::{Hmac, Mac};
 use sha2::Digest as _;
 
 use crate::id::{self, Digest, NodeTag, Secret, Sid};
@@ -83,6 +84,20 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// Keys of another purpose out of configured secrets of any length, in their order.
+    pub(crate) fn derived<'a>(
+        secrets: impl IntoIterator<Item = &'a [u8]>,
+        purpose: &[u8],
+    ) -> Vec<Self> {
+        let derive = |secret: &[u8]| {
+            // HMAC takes keys of any length.
+            let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret).ok()?;
+            mac.update(purpose);
+            Some(Self::new(&mac.finalize().into_bytes()))
+        };
+        secrets.into_iter().filter_map(derive).collect()
+    }
+
     pub(crate) fn new(secret: &[u8]) -> Self {
         let mut key = [0u8; 64];
         if secret.len() <= 64 {

@@ -8,7 +8,6 @@
 //! associates and repeats; a digest tells nothing without its key. Deliberately absent: where the values
 //! are found in a request (the proxy's). Tested here and through the shard.
 
-use hmac::{Hmac, Mac};
 use sha2::{Digest as _, Sha256};
 
 use crate::token::Key;
@@ -158,12 +157,7 @@ pub struct TraitKeys(Vec<Key>);
 impl TraitKeys {
     /// From secrets of any length.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let derive = |secret: &[u8]| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
-            mac.update(PURPOSE);
-            Some(Key::new(&mac.finalize().into_bytes()))
-        };
-        Self(secrets.into_iter().filter_map(derive).collect())
+        Self(Key::derived(secrets, PURPOSE))
     }
 
     /// How many keys.

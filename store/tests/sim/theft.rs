@@ -24,9 +24,9 @@ use holdfast_store::id::{Digest, NodeTag, Secret, Sid};
 use holdfast_store::rotation::RotationKeys;
 use holdfast_store::session::{Apply, Commands, Dead, Fresh, Policy, Refused, Target};
 use holdfast_store::shard::{Attached, Home, LocalTotals, Shard};
-use holdfast_store::token::{Kind, Presented, Signature};
 
 use crate::Random;
+use crate::world::presented;
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -125,20 +125,6 @@ pub(crate) enum Tally {
 
 impl Tally {
     pub(crate) const ALL: usize = 8;
-}
-
-fn presented(token: &Fresh) -> Presented {
-    let kind = Kind::CookieOrHeader;
-    Presented {
-        sid: token.sid,
-        digest: token.secret.digest(),
-        kind,
-        through: kind,
-        unconfirmed: token.unconfirmed,
-        issued: token.issued,
-        tag: token.tag,
-        signature: Signature::Verified,
-    }
 }
 
 impl World {

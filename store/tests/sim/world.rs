@@ -62,7 +62,7 @@ fn policy(random: &mut Random) -> Policy {
     }
 }
 
-fn presented(token: &Fresh) -> Presented {
+pub(crate) fn presented(token: &Fresh) -> Presented {
     let kind = Kind::CookieOrHeader;
     Presented {
         sid: token.sid,
