@@ -1,14 +1,21 @@
 //! Whether a first request gets a session: only one that can be delivered and kept.
 //!
-//! Pure but for the counters of [`Limiter`], which all cores share. Runs on data cores.
+//! Pure but for the counters of [`Limiter`], which all cores share, and the making of the session.
+//! Runs on data cores.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use holdfast_config::plan::{Rate, SameSite, Source};
+use holdfast_store::session::BuiltIn;
+use holdfast_store::shard::Attributes;
 
+use super::attach::too_large;
+use super::{Attached, Data, Live};
 use crate::accept::Conn;
+use crate::core::Core;
 use crate::identify::{Identity, Request};
+use crate::metrics::Metric;
 use crate::parse::{Method, Name};
 
 /// The source that carries a new token: the lowest priority number that can, or, where query is the
@@ -144,6 +151,88 @@ impl Limiter {
     }
 }
 
+/// The trigger `firstRequest`, and `authentication` by a token.
+pub(super) fn first_request(
+    core: &'static Core,
+    conn: &Conn,
+    attached: &mut Attached,
+    said: Option<&Attributes>,
+) {
+    let identity = &conn.generation.identity;
+    let Some(plan) = conn.generation.session() else {
+        return;
+    };
+    let names_a_subject = said.is_some_and(|said| said.subject.is_some());
+    if !(plan.creation.first_request || names_a_subject && plan.creation.authentication) {
+        return;
+    }
+    let Some(source) = carrier(identity) else {
+        return;
+    };
+    let carrier = &identity.sources[source].source;
+    if !deliverable(carrier, &attached.request) || passing(carrier, conn) {
+        return core.metrics().count(Metric::CreatesUndeliverable);
+    }
+    let client = attached.request.client;
+    if conn
+        .generation
+        .setup
+        .limiter
+        .as_ref()
+        .is_some_and(|l| !l.take(client, core.wall_ms()))
+    {
+        return core.metrics().count(Metric::CreatesLimited);
+    }
+    let now = core.wall_ms();
+    let none = Attributes::default();
+    let said = said.unwrap_or(&none);
+    let mut shard = core.sessions.shard.borrow_mut();
+    let (created, bound) = core.with_entropy(|entropy| shard.create_with(said, now, entropy));
+    if bound.too_large {
+        too_large(core);
+    }
+    let Some(created) = created else {
+        return core.metrics().count(Metric::CreatesRejected);
+    };
+    if let (Some(slot), Some(traits)) = (created.slot, attached.look.first()) {
+        shard.bind_created(slot, traits);
+    }
+    let (data, version) = match created.slot {
+        Some(slot) => (
+            Data::Here(slot),
+            shard.built_in(slot).map_or(0, |b| b.version),
+        ),
+        None => {
+            let mut json = Vec::new();
+            let issued = created.token.issued;
+            shard.policy().write_first(issued, said, &mut json);
+            (Data::Sent(json, first_built_in(issued)), 0)
+        }
+    };
+    attached.live = Some(Live {
+        sid: created.token.sid,
+        source,
+        version,
+        new: true,
+        fresh: Some(created.token),
+        conflict: false,
+        issued: created.token.issued,
+        offer: false,
+        target: created.token.target(),
+        data,
+    });
+}
+
+/// What is built in of a session that has no record yet.
+pub(super) fn first_built_in(issued: u32) -> BuiltIn {
+    let issued = u64::from(issued) * 1000;
+    BuiltIn {
+        created: issued,
+        last_access: issued,
+        requests: 1,
+        ..BuiltIn::default()
+    }
+}
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
