@@ -27,7 +27,9 @@ pub struct Asked {
     host: String,
     #[serde(default = "root")]
     path: String,
+    #[serde(default, deserialize_with = "super::given")]
     client: Option<IpAddr>,
+    #[serde(default, deserialize_with = "super::given")]
     cookie: Option<String>,
     #[serde(default)]
     headers: std::collections::BTreeMap<String, String>,

@@ -272,6 +272,18 @@ pub async fn body<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiEr
         .map_err(|error| ApiError::bad(format!("the body is not what is expected: {error}")))
 }
 
+/// Reads a part of a body that may be left out, but not be null: what is not meant is not written.
+///
+/// # Errors
+/// Those of the part's own reader.
+pub fn given<'de, D, T>(input: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::Deserialize<'de>,
+{
+    T::deserialize(input).map(Some)
+}
+
 /// Binds the endpoint, so that a taken port is an error at the start.
 ///
 /// # Errors

@@ -29,7 +29,9 @@ pub type Names = Result<Path<(String, String)>, PathRejection>;
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Change {
+    #[serde(default, deserialize_with = "super::given")]
     state: Option<String>,
+    #[serde(default, deserialize_with = "super::given")]
     weight: Option<u32>,
 }
 
@@ -37,6 +39,7 @@ struct Change {
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct New {
+    #[serde(default, deserialize_with = "super::given")]
     id: Option<String>,
     address: String,
     #[serde(default = "one")]

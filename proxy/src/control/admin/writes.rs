@@ -35,8 +35,11 @@ type Object = BTreeMap<String, Box<RawValue>>;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct New {
+    #[serde(deserialize_with = "super::given")]
     source: Option<String>,
+    #[serde(deserialize_with = "super::given")]
     data: Option<Object>,
+    #[serde(deserialize_with = "super::given")]
     authenticate: Option<Object>,
 }
 
@@ -44,6 +47,7 @@ struct New {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct NewToken {
+    #[serde(deserialize_with = "super::given")]
     source: Option<String>,
 }
 
