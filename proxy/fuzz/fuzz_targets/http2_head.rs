@@ -51,11 +51,18 @@ fuzz_target!(|data: &[u8]| {
     };
     let mut head = RequestHead::default();
     if request(out.as_slice(), &limits, &mut HeadScan::new(), &mut head) == Ok(Progress::Complete) {
-        assert_eq!(head.len, out.len(), "bytes behind the head would be another request");
+        assert_eq!(
+            head.len,
+            out.len(),
+            "bytes behind the head would be another request"
+        );
         let told = usize::from(protocol.is_some()) * 3 + 2;
         assert!(head.lines.len() <= message.headers().len() + told);
         if protocol.is_none() {
-            assert!(out.as_slice().starts_with(message.method().as_str().as_bytes()));
+            assert!(
+                out.as_slice()
+                    .starts_with(message.method().as_str().as_bytes())
+            );
         }
     }
 });
