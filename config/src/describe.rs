@@ -330,6 +330,7 @@ fn sessions(s: &Session, out: &mut String) {
         format!("signed ({} key(s))", s.security.token_keys.len())
     };
     line!(out, "  tokens {signed}");
+    sealing(&s.security, out);
     let place = match &s.storage.kind {
         StorageKind::Memory => "memory".into(),
         StorageKind::Redis(r) => format!("redis at {} address(es)", r.addresses.len()),
@@ -337,6 +338,22 @@ fn sessions(s: &Session, out: &mut String) {
     };
     line!(out, "  storage {place}");
     events(&s.events, out);
+}
+
+/// What is sealed: nothing that stays in the process.
+fn sealing(security: &Security, out: &mut String) {
+    if security.data_keys.is_empty() {
+        return;
+    }
+    let rotation = match security.key_rotation {
+        d if d.is_zero() => "never".into(),
+        d => format!("every {}", show_duration(d)),
+    };
+    line!(
+        out,
+        "  sealing aes-256-gcm by {} master key(s), another key {rotation}: nothing is sealed, as no record leaves this process; data in memory is not",
+        security.data_keys.len()
+    );
 }
 
 /// Of the URL the host alone: the rest may hold a secret.

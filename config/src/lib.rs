@@ -24,6 +24,7 @@ pub mod document;
 pub mod env;
 pub mod expression;
 pub mod keys;
+mod master;
 pub mod merge;
 pub mod plan;
 pub mod report;
@@ -119,6 +120,9 @@ pub fn load_on(
         };
         let mut made = check::plan(&root, &around, &mut report);
         made.written = shown::shown(&root, keys::table());
+        if !report.failed() {
+            master::resolve(&root, &mut made, &mut report);
+        }
         plan = (!report.failed()).then_some(made);
     }
     let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();

@@ -353,6 +353,9 @@ fn the_plan_of_a_session() {
     );
     assert_eq!(s.security.token_keys.len(), 2);
     assert_eq!(s.security.data_keys.len(), 2);
+    for key in &s.security.data_keys {
+        assert_eq!(key.0.len(), 32, "a passphrase is no key");
+    }
     assert_eq!(s.security.rotate_interval, Some(Duration::from_secs(600)));
     assert_eq!(s.security.on_reuse, OnMismatch::Destroy);
     assert_eq!(

@@ -1,8 +1,9 @@
 //! Sessions of the Holdfast gateway, as pure state machines.
 //!
-//! Owns: identities and tokens ([`id`], [`token`], [`rotation`]), what a client looks like ([`traits`]), the clock of changes ([`hlc`]), the record of a
-//! session and how two records become one ([`record`], [`merge`]), and one core's part of the session
-//! map with its table pins ([`shard`], [`pins`]).
+//! Owns: identities and tokens ([`id`], [`token`], [`rotation`]), what a client looks like ([`traits`]),
+//! the clock of changes ([`hlc`]), the record of a session and how two records become one ([`record`],
+//! [`merge`]), how it is sealed ([`seal`]), and one core's part of the session map with its table pins
+//! ([`shard`], [`pins`]).
 //!
 //! Called by: the data core that owns a [`shard::Shard`], on its thread; every other module is plain
 //! values and may be used anywhere.
@@ -26,6 +27,7 @@ pub mod merge;
 pub mod pins;
 pub mod record;
 pub mod rotation;
+pub mod seal;
 pub mod session;
 pub mod shard;
 pub mod time;

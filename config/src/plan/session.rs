@@ -235,8 +235,8 @@ pub struct Postgres {
 pub struct Security {
     /// HMAC secrets of tokens; empty where `encryption.id` is off. The first signs, all verify.
     pub token_keys: Vec<Secret>,
-    /// Master keys of sealing as written (base64 or hex of 32 bytes, or a passphrase); empty where off. The
-    /// first seals, all open.
+    /// Master keys of sealing, 32 bytes each, also where a passphrase is written; empty where off. The first
+    /// seals, all open.
     pub data_keys: Vec<Secret>,
     /// `data.encryption.keyRotation`; zero is off.
     pub key_rotation: Duration,
