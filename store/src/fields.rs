@@ -81,7 +81,8 @@ impl Fields {
         self.0.iter()
     }
 
-    pub(crate) fn get(&self, name: &[u8]) -> Option<&Field> {
+    /// The field of this name.
+    pub fn get(&self, name: &[u8]) -> Option<&Field> {
         let at = self
             .0
             .binary_search_by(|f| f.name.as_bytes().cmp(name))

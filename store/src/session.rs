@@ -73,6 +73,8 @@ pub struct Policy {
     pub check_tenant: bool,
     /// What the use of a retired secret does.
     pub on_reuse: OnMismatch,
+    /// Sessions of one subject, over all shards; 0 is no bound. A shard only tells who gained one.
+    pub per_subject: u32,
     /// Keys of the secrets that are offered.
     pub rotation: RotationKeys,
     /// Table pins of a shard.
@@ -108,6 +110,7 @@ impl Default for Policy {
             check_user_agent: false,
             check_tenant: false,
             on_reuse: OnMismatch::Refuse,
+            per_subject: 0,
             rotation: RotationKeys::default(),
             max_pins: 1_000_000,
             max_events: 65_536,
@@ -187,6 +190,7 @@ impl Policy {
             check_user_agent: session.security.check_user_agent,
             check_tenant: session.security.check_tenant,
             on_reuse: session.security.on_reuse,
+            per_subject: session.sessions_per_subject,
             rotation: RotationKeys::new(root_keys(session, random)),
             max_pins: share,
             seeds,
@@ -414,6 +418,8 @@ pub struct Applied {
     pub full: bool,
     /// What the other shards must do too.
     pub elsewhere: Option<Elsewhere>,
+    /// JSON of the subject that the session has now and had not before, where that is bounded.
+    pub gained: Option<Box<[u8]>>,
 }
 
 /// Sessions to be ended in the other shards too.
@@ -466,6 +472,8 @@ pub enum Reason {
     Reuse,
     /// A client presented it that looks like another.
     Validation,
+    /// Its subject has newer ones, as many as it may.
+    SubjectLimit,
 }
 
 impl Reason {
@@ -478,6 +486,7 @@ impl Reason {
             Self::Peer => "peer",
             Self::Reuse => "reuse",
             Self::Validation => "validation",
+            Self::SubjectLimit => "sessionsPerSubject",
         }
     }
 }

@@ -108,6 +108,12 @@ impl Refusal {
         Self::new(403, reason, false, Some(Metric::RefusedMismatch))
     }
 
+    /// 403: the subject has as many sessions as it may.
+    pub fn subject() -> Self {
+        let reason = "too many sessions of this user";
+        Self::new(403, reason, false, Some(Metric::RefusedSubject))
+    }
+
     /// 502 or 504.
     pub fn upstream(status: u16, reason: &'static str) -> Self {
         Self::new(status, reason, false, None)

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::address::{came_by_query, clean_address};
 use super::create::first_request;
+use super::subject::{is_refused, make_room, named};
 use super::{Attached, Data, Live, Standing, look};
 use crate::accept::Conn;
 use crate::accesslog::Record;
@@ -46,14 +47,21 @@ pub async fn attach(
         look: look::Look::new(),
         guessed: false,
         rejected: false,
+        gained: false,
     });
     // Also without sessions a token may be required.
     let said = match &conn.generation.attributes {
         Some(plan) => plan.collect(core, conn, &attached.request)?,
         None => None,
     };
-    if conn.generation.session().is_none() {
+    let Some(session) = conn.generation.session() else {
         return Ok(attached);
+    };
+    if let Some(subject) = said.as_ref().and_then(|said| said.subject.as_deref())
+        && session.sessions_per_subject_reject
+        && Box::pin(is_refused(core, session, subject, named(&carried))).await
+    {
+        return Err(Refusal::subject());
     }
     let several = said.is_some() && several(&carried);
     if let Some(looker) = &conn.generation.identity.looker {
@@ -127,6 +135,13 @@ pub async fn attach(
         if attached.live.is_some() {
             record.session = "new";
         }
+    }
+    if attached.gained
+        && session.sessions_per_subject > 0
+        && let (Some(live), Some(said)) = (&attached.live, &said)
+        && let Some(subject) = said.subject.as_deref()
+    {
+        Box::pin(make_room(core, session, subject, &live.sid)).await;
     }
     record.sid = attached.sid().map(Sid::text);
     Ok(attached)
@@ -281,6 +296,7 @@ fn judge(core: &Core, source: u8, presented: &Presented, ruling: Ruling, attache
                 return;
             }
             attached.standing = Standing::Valid;
+            attached.gained |= bound.gained;
             attached.live = Some(Live {
                 sid: valid.sid,
                 source: usize::from(source),

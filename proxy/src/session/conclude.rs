@@ -10,7 +10,7 @@ use holdfast_store::token::TokenText;
 
 use super::create::first_built_in;
 use super::set::{expire, expire_carried, renew, renewable, say};
-use super::{Attached, Data, Live, Standing, commands, create};
+use super::{Attached, Data, Live, Standing, commands, create, subject};
 use crate::accept::Conn;
 use crate::accesslog::Record;
 use crate::core::Core;
@@ -50,7 +50,7 @@ pub async fn conclude(
         let attached = &mut answered.pinned.attached;
         if commands.as_ref().is_some_and(|c| !c.is_empty()) || has_to_say(core, conn, attached) {
             let commands = commands.unwrap_or_default();
-            Box::pin(session(core, conn, attached, commands, &mut conclusion)).await;
+            Box::pin(session(core, conn, attached, commands, &mut conclusion)).await?;
         }
         if record.sid.is_none() {
             record.sid = attached.sid().map(Sid::text);
@@ -81,11 +81,17 @@ async fn session(
     attached: &mut Attached,
     commands: Commands,
     conclusion: &mut Conclusion,
-) {
+) -> Result<(), Refusal> {
     let mut set = false;
     if commands.is_empty() {
         set = unasked(core, conn, attached, conclusion).await;
     } else {
+        if let Some(plan) = conn.generation.session()
+            && let Some(subject) = subject::given(plan, &commands)
+            && subject::is_refused(core, plan, subject, attached.sid().copied().into_iter()).await
+        {
+            return Err(Refusal::subject());
+        }
         let applied = carry_out(core, conn, attached, commands.clone()).await;
         count(core, &applied);
         let source = attached
@@ -120,6 +126,7 @@ async fn session(
     {
         expire(conn, attached, usize::from(source), true, conclusion);
     }
+    Ok(())
 }
 
 fn born(fresh: Fresh, source: usize, version: u64) -> Live {
@@ -187,6 +194,9 @@ async fn carry_out(
             };
             core.sessions.ask(core, other, ask).await;
         }
+    }
+    if let (Some(subject), Some(sid)) = (&applied.gained, &applied.session) {
+        subject::make_room(core, plan, subject, sid).await;
     }
     *applied
 }

@@ -191,6 +191,7 @@ pub(super) fn first_request(
     if bound.too_large {
         too_large(core);
     }
+    attached.gained = bound.gained;
     let Some(created) = created else {
         return core.metrics().count(Metric::CreatesRejected);
     };

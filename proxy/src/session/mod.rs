@@ -18,6 +18,7 @@ pub mod headers;
 pub mod look;
 mod own;
 mod set;
+mod subject;
 
 use holdfast_store::id::Sid;
 use holdfast_store::session::{BuiltIn, Fresh, Target};
@@ -32,6 +33,7 @@ use crate::text::Sink;
 pub use attach::attach;
 pub use conclude::{Conclusion, conclude};
 pub use own::Sessions;
+pub use subject::given;
 
 /// How what the request carried was judged, over all its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,8 @@ pub struct Attached {
     guessed: bool,
     /// The client of a session looks like another, which is an error.
     rejected: bool,
+    /// A token gave the session its subject.
+    gained: bool,
 }
 
 impl Attached {

@@ -173,6 +173,7 @@ impl Sessions {
         metrics.set(Metric::SessionDestroys, counts.destroyed);
         metrics.set(Metric::SessionExpirations, counts.expired);
         metrics.set(Metric::SessionEvictions, counts.evicted);
+        metrics.set(Metric::SubjectLimited, counts.subject_limited);
         metrics.set(Metric::SecretReuses, counts.reuses);
         metrics.set(Metric::SecretsRotated, counts.rotated);
         let checks = [

@@ -29,6 +29,16 @@ pub struct Page {
     pub next: Option<u32>,
 }
 
+/// Of the sessions of one subject, over all shards, those that must end so that no more than `max` are
+/// left, `this` one among them: the oldest, by their creation.
+pub fn surplus(mut all: Vec<(u64, Sid)>, this: &Sid, max: u32) -> Vec<Sid> {
+    all.retain(|(_, sid)| sid != this);
+    all.sort_unstable();
+    let room = (max as usize).saturating_sub(1);
+    let over = all.len().saturating_sub(room);
+    all.into_iter().take(over).map(|(_, sid)| sid).collect()
+}
+
 impl Shard {
     fn view(&self, slot: u32, now: u64) -> View {
         let entry = self.store.at(slot);
@@ -56,6 +66,26 @@ impl Shard {
     pub fn get(&self, sid: &Sid, now: u64) -> Option<View> {
         let slot = self.find(sid)?;
         (self.expires(slot) > now).then(|| self.view(slot, now))
+    }
+
+    /// The sessions of a subject (JSON): when each was created, Unix ms, and its name.
+    pub fn of_subject(&self, subject: &[u8], now: u64) -> Vec<(u64, Sid)> {
+        let index = self.indexes.first();
+        let all = index.map(|i| i.all(&self.store, subject));
+        all.into_iter()
+            .flatten()
+            .filter(|slot| self.expires(*slot) > now)
+            .map(|slot| self.store.at(slot))
+            .map(|entry| (entry.created_unix(), entry.sid))
+            .collect()
+    }
+
+    /// Whether a session has this subject (JSON).
+    pub fn is_subjects(&self, sid: &Sid, subject: &[u8], now: u64) -> bool {
+        self.find(sid).is_some_and(|slot| {
+            self.expires(slot) > now
+                && self.store.value(slot, self.policy.subject()) == Some(subject)
+        })
     }
 
     /// Up to `limit` sessions from `cursor` (0 at first) on, in an order that stays under change.

@@ -44,6 +44,7 @@ impl Shard {
         let Some(work) = self.create_if_asked(work, commands, &mut done, now, entropy) else {
             return done;
         };
+        let before = self.bounded_subject(work.slot).filter(|_| !work.new);
         if let Some(traits) = apply.traits.filter(|_| done.created) {
             self.keep_look(work.slot, &traits);
         }
@@ -61,10 +62,20 @@ impl Shard {
         if commands.destroy == Some(Destroy::Others) {
             self.destroy_others(work.slot, &mut done, now);
         }
+        let after = self.bounded_subject(work.slot);
+        done.gained = after.filter(|subject| before.as_ref() != Some(subject));
         done.session = Some(self.store.at(work.slot).sid);
         done.version = self.store.version(work.slot);
         self.evict(work.slot, now);
         done
+    }
+
+    /// JSON of a session's subject, where its sessions are bounded.
+    fn bounded_subject(&self, slot: u32) -> Option<Box<[u8]>> {
+        if self.policy.per_subject == 0 || self.store.live(slot).is_none() {
+            return None;
+        }
+        self.store.value(slot, self.policy.subject()).map(Box::from)
     }
 
     /// `Err` where there is nothing more to do.

@@ -66,6 +66,8 @@ impl Attributes {
 pub struct Bound {
     /// The request authenticated its session: the new secret, for the client.
     pub token: Option<Fresh>,
+    /// The session has a subject now that it had not before.
+    pub gained: bool,
     /// The session is another subject's: nothing was done, and the request must not have it.
     pub other: bool,
     /// They do not fit into the session: nothing was written.
@@ -130,6 +132,7 @@ impl Shard {
             let mut done = Applied::default();
             self.rotate(slot, true, &mut done, now, entropy);
             bound.token = done.token;
+            bound.gained = true;
             valid.digest = self.store.at(slot).digest;
             valid.offer = false;
             let ordinal = self.hlc.last();
@@ -204,6 +207,7 @@ impl Shard {
         }
         let ordinal = self.hlc.last();
         self.tell(EventKind::SessionAuthenticated, slot, now, "token", ordinal);
+        bound.gained = true;
         self.evict(slot, now);
         let slot = Some(self.slot_ref(slot));
         (Some(Created { token, slot }), bound)

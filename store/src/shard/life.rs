@@ -213,6 +213,7 @@ impl Shard {
             }
             End::Destroyed(reason) => {
                 self.counts.destroyed += 1;
+                self.counts.subject_limited += u64::from(reason == Reason::SubjectLimit);
                 let until = self.tombstone_end(created, now);
                 self.tombstones.insert(&sid, until);
                 self.tell(EventKind::SessionDestroyed, slot, now, reason.word(), 0);

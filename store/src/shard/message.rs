@@ -58,6 +58,15 @@ pub enum Ask {
         /// Under this secret.
         digest: Digest,
     },
+    /// [`Shard::of_subject`].
+    OfSubject(Box<[u8]>),
+    /// [`Shard::is_subjects`].
+    IsSubjects {
+        /// Which.
+        sid: Sid,
+        /// JSON of the subject.
+        subject: Box<[u8]>,
+    },
     /// [`Shard::get`].
     Get(Sid),
     /// [`Shard::list`].
@@ -142,10 +151,12 @@ pub enum Answer {
     Apply(Box<Applied>),
     /// To `Destroy`, `DestroySubject` and `FindAndDestroy`: how many.
     Destroyed(u32),
-    /// To `Holds`.
+    /// To `Holds` and `IsSubjects`.
     Holds(bool),
     /// To `MayRepeat`.
     MayRepeat(bool),
+    /// To `OfSubject`.
+    OfSubject(Vec<(u64, Sid)>),
     /// To `Get`.
     Get(Option<Box<View>>),
     /// To `List`.
@@ -202,6 +213,10 @@ impl Shard {
             Ask::MayRepeat { sid, digest } => {
                 Answer::MayRepeat(self.may_repeat(&sid, &digest, now))
             }
+            Ask::IsSubjects { sid, subject } => {
+                Answer::Holds(self.is_subjects(&sid, &subject, now))
+            }
+            Ask::OfSubject(subject) => Answer::OfSubject(self.of_subject(&subject, now)),
             Ask::Get(sid) => Answer::Get(self.get(&sid, now).map(Box::new)),
             Ask::List {
                 cursor,

@@ -41,7 +41,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use admin::{Filter, Page};
+pub use admin::{Filter, Page, surplus};
 pub use attach::{Attached, Valid};
 pub use attributes::{Attribute, Attributes, Bound};
 pub use life::{Created, SweepReport};
@@ -133,6 +133,8 @@ pub struct Counts {
     pub evicted: u64,
     /// Requests whose client looked like another, by [`crate::traits::Check`].
     pub mismatches: [u64; 4],
+    /// Of those destroyed: because their subject had too many.
+    pub subject_limited: u64,
     /// Requests with a retired secret.
     pub reuses: u64,
     /// Secrets exchanged.

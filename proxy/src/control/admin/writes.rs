@@ -16,9 +16,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use holdfast_config::plan::{Session, Source};
 use holdfast_store::fields::Fields;
-use holdfast_store::id::Sid;
-use holdfast_store::session::{Applied, Apply, BUILT_IN, Commands, Fresh, Target};
-use holdfast_store::shard::{Answer, Ask};
+use holdfast_store::id::{Sid, shard_of};
+use holdfast_store::session::{Applied, Apply, BUILT_IN, Commands, Fresh, Reason, Target};
+use holdfast_store::shard::{Answer, Ask, surplus};
 use holdfast_store::token::{Keys, Kind};
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +27,7 @@ use serde_json::value::RawValue;
 use super::error::{ApiError, json as answer};
 use super::sessions::{Shown, no_such, owner, sessions_on, strange};
 use super::{Admin, Audit};
+use crate::session::given;
 
 /// An object of fields.
 type Object = BTreeMap<String, Box<RawValue>>;
@@ -78,7 +79,9 @@ pub async fn create(State(admin): State<Admin>, body: Body) -> Result<Response, 
         ..Commands::default()
     };
     let core = getrandom::u32().unwrap_or_default() as usize % admin.desk.shared.cores.max(1);
+    refuse_subject(&admin, &session, &commands, None).await?;
     let done = apply(&admin, core, Target::None, commands).await?;
+    make_room(&admin, &session, &done).await?;
     let fresh = done.token.ok_or_else(|| {
         ApiError::unavailable("the session was not made: the store can hold no more")
     })?;
@@ -131,8 +134,10 @@ pub async fn patch(
         if_version,
         ..Commands::default()
     };
+    refuse_subject(&admin, &session, &commands, Some(sid)).await?;
     let target = Target::Session { sid, digest: None };
     let done = apply(&admin, core, target, commands).await?;
+    make_room(&admin, &session, &done).await?;
     if done.conflict {
         return Err(conflict(done.version));
     }
@@ -180,6 +185,57 @@ async fn apply(
         ));
     }
     Ok(done)
+}
+
+/// What `limits.sessionsPerSubject` with `on: reject` refuses.
+async fn refuse_subject(
+    admin: &Admin,
+    session: &Session,
+    commands: &Commands,
+    this: Option<Sid>,
+) -> Result<(), ApiError> {
+    let bounded = session.sessions_per_subject > 0 && session.sessions_per_subject_reject;
+    let Some(subject) = given(session, commands).filter(|_| bounded) else {
+        return Ok(());
+    };
+    let mut all = of_subject(admin, subject).await?;
+    let known = all.len();
+    all.retain(|(_, sid)| Some(*sid) != this);
+    if all.len() < known || all.len() < session.sessions_per_subject as usize {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::CONFLICT,
+        "the subject has as many sessions as session.limits.sessionsPerSubject allows; nothing was written",
+    ))
+}
+
+/// What `limits.sessionsPerSubject` with `on: evictOldest` ends.
+async fn make_room(admin: &Admin, session: &Session, done: &Applied) -> Result<(), ApiError> {
+    let (Some(subject), Some(this)) = (&done.gained, &done.session) else {
+        return Ok(());
+    };
+    if session.sessions_per_subject_reject {
+        return Ok(());
+    }
+    let all = of_subject(admin, subject).await?;
+    for sid in surplus(all, this, session.sessions_per_subject) {
+        let reason = Reason::SubjectLimit;
+        let core = shard_of(&sid, admin.desk.shared.cores);
+        admin.desk.ask(core, Ask::Destroy { sid, reason }).await?;
+    }
+    Ok(())
+}
+
+async fn of_subject(admin: &Admin, subject: &[u8]) -> Result<Vec<(u64, Sid)>, ApiError> {
+    let mut all = Vec::new();
+    for core in 0..admin.desk.shared.cores {
+        match admin.desk.ask(core, Ask::OfSubject(subject.into())).await? {
+            Answer::OfSubject(some) => all.extend(some),
+            _ => return Err(strange()),
+        }
+    }
+    Ok(all)
 }
 
 fn if_version(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

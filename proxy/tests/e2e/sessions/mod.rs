@@ -13,6 +13,7 @@ mod lifetime;
 mod rotation;
 mod signed;
 mod sources;
+mod subject;
 mod tokens;
 mod validation;
 

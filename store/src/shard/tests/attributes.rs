@@ -237,7 +237,11 @@ fn a_session_may_be_born_authenticated_or_with_attributes() {
     let attributes = token_of("u1", NOW + HOUR);
     let (created, bound) = b.shard.create_with(&attributes, b.now, &mut b.entropy);
     let created = created.unwrap();
-    assert_eq!(bound, Bound::default());
+    let gained = Bound {
+        gained: true,
+        ..Bound::default()
+    };
+    assert_eq!(bound, gained);
     assert!(b.valid(&created.token).authenticated);
     assert_eq!(b.json(&created.token), r#"{"userId":"u1"}"#);
     let built_in = b.shard.built_in(created.slot.unwrap()).unwrap();
