@@ -108,6 +108,12 @@ impl Refusal {
         Self::new(403, reason, false, Some(Metric::RefusedMismatch))
     }
 
+    /// 403: a WebSocket with a session cookie, from a page of another origin.
+    pub fn origin() -> Self {
+        let reason = "a page of this origin may not open a socket here";
+        Self::new(403, reason, false, Some(Metric::RefusedOrigin))
+    }
+
     /// 403: the subject has as many sessions as it may.
     pub fn subject() -> Self {
         let reason = "too many sessions of this user";

@@ -4,6 +4,7 @@
 //! the first source with a valid token wins; two valid tokens of different sessions, and neither does.
 //! Tested end to end.
 
+use holdfast_config::plan::Source;
 use holdfast_runtime::bytes::prefetch;
 use holdfast_store::id::Sid;
 use holdfast_store::session::{Dead, Refused, Target};
@@ -15,7 +16,7 @@ use smallvec::SmallVec;
 use super::address::{came_by_query, clean_address};
 use super::create::first_request;
 use super::subject::{is_refused, make_room, named};
-use super::{Attached, Data, Live, Standing, look};
+use super::{Attached, Data, Live, Standing, look, origin};
 use crate::accept::Conn;
 use crate::accesslog::Record;
 use crate::attributes::Said;
@@ -114,6 +115,12 @@ pub async fn attach(
         core.metrics().count(Metric::MissDoubled);
         doubled_event(core);
     }
+    if conn.head.upgrade_websocket
+        && came_by_cookie(conn, &attached)
+        && !origin::is_allowed(conn, &attached.request)
+    {
+        return Err(Refusal::origin());
+    }
     if let Some(refusal) = turned_away(core, conn, &attached) {
         return Err(refusal);
     }
@@ -145,6 +152,13 @@ pub async fn attach(
     }
     record.sid = attached.sid().map(Sid::text);
     Ok(attached)
+}
+
+fn came_by_cookie(conn: &Conn, attached: &Attached) -> bool {
+    attached.live.as_ref().is_some_and(|live| {
+        let source = conn.generation.identity.sources.get(live.source);
+        source.is_some_and(|s| matches!(s.source, Source::Cookie(_)))
+    })
 }
 
 /// Whether a request carries tokens of different sessions, so that it is not known yet which is meant.

@@ -16,6 +16,7 @@ pub mod cookies;
 pub mod create;
 pub mod headers;
 pub mod look;
+mod origin;
 mod own;
 mod set;
 mod subject;

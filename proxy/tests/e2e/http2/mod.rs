@@ -3,7 +3,7 @@
 mod clients;
 mod curl;
 mod floods;
-mod frames;
+pub mod frames;
 mod grpc;
 mod messages;
 mod streams;

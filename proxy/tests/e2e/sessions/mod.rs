@@ -10,6 +10,7 @@ mod eviction;
 mod forwarding;
 mod home;
 mod lifetime;
+mod origin;
 mod rotation;
 mod signed;
 mod sources;
