@@ -22,6 +22,8 @@ const SYNC_CANCEL: libc::c_uint = 24;
 /// `IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_FD`.
 const ALL_OF_FD: u32 = 1 | 1 << 1;
 const NONE: RawFd = -1;
+/// How an operation ends that was cancelled: the error's number.
+pub const CANCELED: i32 = libc::ECANCELED;
 
 /// `struct io_uring_sync_cancel_reg`.
 #[repr(C)]

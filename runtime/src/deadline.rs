@@ -49,6 +49,8 @@ pub enum Expire {
 
 struct Entry {
     deadline: u32,
+    /// See [`Slot::interrupt_after`].
+    interrupt: u32,
     fd: RawFd,
     expire: Expire,
     expired: bool,
@@ -142,6 +144,7 @@ impl Slot {
         TABLE.with(|table| {
             let entry = Entry {
                 deadline: DISARMED,
+                interrupt: DISARMED,
                 fd,
                 expire: Expire::Both,
                 expired: false,
@@ -208,6 +211,22 @@ impl Slot {
         });
     }
 
+    /// Beside the deadline: makes what is pending after this time complete with `ECANCELED`, in the way of
+    /// [`Expire::Cancel`], until [`Slot::interrupt_never`].
+    #[inline]
+    pub fn interrupt_after(&self, after: Duration) {
+        let ticks = ticks(after);
+        self.entry(|entry, now| {
+            entry.interrupt = now.saturating_add(ticks).saturating_add(1);
+        });
+    }
+
+    /// Ends [`Slot::interrupt_after`].
+    #[inline]
+    pub fn interrupt_never(&self) {
+        self.entry(|entry, _| entry.interrupt = DISARMED);
+    }
+
     /// Takes the deadline away. Whether it has expired before stays to be seen.
     #[inline]
     pub fn disarm(&self) {
@@ -253,6 +272,7 @@ impl Drop for Slot {
                 let mut entries = table.entries.borrow_mut();
                 let entry = &mut entries[self.index as usize];
                 entry.deadline = DISARMED;
+                entry.interrupt = DISARMED;
                 entry.fd = -1;
                 entry.waker.take()
             };
@@ -283,6 +303,10 @@ fn sweep(ticks: u32, woken: &mut Vec<Waker>) -> usize {
         table.now.set(now);
         let mut passed = 0;
         for entry in table.entries.borrow_mut().iter_mut() {
+            if entry.interrupt != DISARMED && entry.interrupt <= now {
+                entry.interrupt = now.saturating_add(1);
+                cancel::pending(entry.fd);
+            }
             if entry.deadline == DISARMED || entry.deadline > now {
                 continue;
             }

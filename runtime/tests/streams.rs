@@ -308,6 +308,15 @@ fn a_deadline_can_end_a_read_and_leave_the_socket_whole() {
             buffer.clear();
             a.arm(Duration::from_millis(50), Expire::Cancel);
             assert!(a.read(buffer).await.0.is_err());
+            // Beside a deadline that goes on.
+            a.arm(Duration::from_millis(400), Expire::Both);
+            a.slot().interrupt_after(Duration::from_millis(50));
+            let (read, buffer) = a.read(Buffer::take()).await;
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+            assert!(!a.expired());
+            a.slot().interrupt_never();
+            a.disarm();
+            drop(buffer);
             let a = Stream::from_fd(a.into_fd().unwrap()).unwrap();
             let mut out = Buffer::take();
             out.extend_from_slice(b"pong");

@@ -10,12 +10,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_runtime::buffers::Buffer;
+use holdfast_runtime::cancel::{self, CANCELED};
 use holdfast_runtime::deadline::Expire;
 use holdfast_runtime::stream::Stream;
 use http::HeaderMap;
 
 use crate::h2::Call;
 use crate::text::Sink;
+
+/// How long a stream of HTTP/2 that waits for its upstream may keep a buffer.
+const SOON: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -137,6 +141,27 @@ impl Link {
             input = Buffer::take();
         }
         self.read(input).await
+    }
+
+    /// [`Self::read`] that gives its buffer back when the upstream is silent for longer than [`SOON`]:
+    /// what answers at once costs no operation more. Nothing may be written to it meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_soon(&self, input: Buffer) -> (io::Result<usize>, Buffer) {
+        let Self::Socket(stream) = self else {
+            return self.read(input).await;
+        };
+        if !input.is_empty() || !cancel::available() {
+            return self.read_late(input).await;
+        }
+        stream.slot().interrupt_after(SOON);
+        let (read, input) = self.read(input).await;
+        stream.slot().interrupt_never();
+        match read {
+            Err(e) if e.raw_os_error() == Some(CANCELED) => self.read_late(input).await,
+            read => (read, input),
+        }
     }
 
     /// The trailers of a stream; those of HTTP/1.1 come with its chunks.

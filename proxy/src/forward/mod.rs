@@ -314,7 +314,7 @@ async fn read_some(conn: &Conn, exchange: &mut Exchange) -> Result<usize, Failur
         let (read, back) = match client {
             Client::Socket(_) => link.read(input).await,
             Client::H2(client) => {
-                let reading = Box::pin(client.unless_gone(link.read_late(input)));
+                let reading = Box::pin(client.unless_gone(link.read_soon(input)));
                 reading.await.ok_or_else(gone)?
             }
         };
