@@ -157,7 +157,7 @@ impl Running {
 
     fn write(&self, told: &Told, out: &mut Vec<u8>) {
         out.extend_from_slice(b"id: ");
-        out.extend_from_slice(told.id.as_bytes());
+        out.extend_from_slice(told.id().as_bytes());
         out.extend_from_slice(b"\ndata: ");
         told.write(&self.source, self.values, out);
         out.extend_from_slice(b"\n\n");

@@ -143,7 +143,7 @@ impl Hub {
         if self.streams.len() >= STREAMS {
             return None;
         }
-        let known = last.map(|last| self.ring.iter().rposition(|told| *told.id == *last));
+        let known = last.map(|last| self.ring.iter().rposition(|told| told.is(last)));
         let (from, gap) = match known {
             None => (self.ring.len(), false),
             Some(Some(at)) => (at + 1, false),

@@ -76,7 +76,7 @@ fn a_stream_goes_on_after_the_last_event_that_it_saw() {
     let whole = hub.subscribe(Some("never"), Arc::default()).unwrap();
     assert!(whole.gap);
     assert_eq!(ats(&whole.backlog), (0..10).collect::<Vec<_>>());
-    let seen = whole.backlog[6].id.clone();
+    let seen = whole.backlog[6].id();
     let mut rest = hub.subscribe(Some(&seen), Arc::default()).unwrap();
     assert!(!rest.gap);
     assert_eq!(ats(&rest.backlog), [7, 8, 9]);

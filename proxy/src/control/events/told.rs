@@ -23,8 +23,7 @@ const MASK: &str = "\"***\"";
 pub struct Told {
     /// The event.
     pub event: Event,
-    /// Its id: 22 characters of base64url.
-    pub id: Box<str>,
+    id: [u8; 16],
 }
 
 #[derive(Serialize)]
@@ -59,15 +58,25 @@ struct Data<'a> {
 impl Told {
     /// With its id.
     pub fn new(event: Event) -> Self {
-        let id = URL_SAFE_NO_PAD.encode(event.id()).into();
+        let id = event.id();
         Self { event, id }
+    }
+
+    /// Its id: 22 characters of base64url.
+    pub fn id(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.id)
+    }
+
+    /// Whether `id` is its id.
+    pub fn is(&self, id: &str) -> bool {
+        URL_SAFE_NO_PAD.decode(id).is_ok_and(|id| id == self.id)
     }
 
     /// Bytes of memory, about.
     pub fn cost(&self) -> usize {
         let event = &self.event;
         let names = event.upstream.as_ref();
-        320 + event.subject.as_ref().map_or(0, |s| s.len())
+        240 + event.subject.as_ref().map_or(0, |s| s.len())
             + names.map_or(0, |u| u.service.len() + u.id.len())
     }
 
@@ -86,7 +95,7 @@ impl Told {
         let (state, reason) = if is_state { (word, None) } else { (None, word) };
         let whole = CloudEvent {
             specversion: "1.0",
-            id: &self.id,
+            id: &self.id(),
             source,
             r#type: event.kind.name(),
             subject: sid.as_deref().or(about.as_deref()),
