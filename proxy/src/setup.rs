@@ -216,7 +216,7 @@ fn places(
             .take(i)
             .filter(|l| l.address == options.address)
             .count();
-        let place = Place {
+        let mut place = Place {
             options: options.clone(),
             nth,
             serving: true,
@@ -224,7 +224,12 @@ fn places(
         };
         let known = |p: &&mut Place| p.options.address == options.address && p.nth == nth;
         match places.iter_mut().find(known) {
-            Some(known) => *known = place,
+            Some(known) => {
+                if let (Some(new), Some(old)) = (&place.tls, &known.tls) {
+                    place.tls = Some(Arc::clone(new).resuming(old));
+                }
+                *known = place;
+            }
             None => places.push(place),
         }
     }

@@ -138,6 +138,14 @@ impl Conn {
         }
     }
 
+    /// Whether what its client proved is what is asked of clients now. Rules on certificates that a
+    /// reload changes hold for connections that there are.
+    #[inline]
+    pub fn is_trusted(&self) -> bool {
+        let asked = self.generation.tls(self.listener).and_then(|s| s.trust);
+        asked == self.secured.as_ref().and_then(|s| s.trust)
+    }
+
     fn park(self) -> Option<(OwnedFd, Parked)> {
         let Self {
             client,

@@ -25,6 +25,8 @@ pub struct Secured {
     pub facts: Facts,
     /// Subject of the client's certificate, which was verified.
     pub subject: Option<Box<str>>,
+    /// The rules that it was verified by.
+    pub trust: Option<tls::Trust>,
 }
 
 impl Secured {
@@ -83,7 +85,7 @@ async fn handshake(core: &'static Core, conn: &mut Conn) -> bool {
             } else {
                 Metric::TlsHandshakes
             });
-            conn.secured = Some(Arc::new(secured(agreed)));
+            conn.secured = Some(Arc::new(secured(agreed, server.trust)));
             true
         }
         Err(failure) => {
@@ -96,12 +98,13 @@ async fn handshake(core: &'static Core, conn: &mut Conn) -> bool {
     }
 }
 
-fn secured(agreed: Agreed) -> Secured {
+fn secured(agreed: Agreed, trust: Option<tls::Trust>) -> Secured {
     let certificates = agreed.certificates.unwrap_or_default();
     let subject = certificates.first().and_then(tls::subject);
     Secured {
         facts: agreed.facts,
         subject: subject.map(String::into_boxed_str),
+        trust,
     }
 }
 

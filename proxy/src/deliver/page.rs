@@ -120,6 +120,12 @@ impl Refusal {
         Self::new(403, reason, false, Some(Metric::RefusedSubject))
     }
 
+    /// 421: a reload has changed which certificates clients must show; a new connection shows one.
+    pub fn misdirected() -> Self {
+        let reason = "a new connection is needed";
+        Self::new(421, reason, true, Some(Metric::RefusedTrust))
+    }
+
     /// 502 or 504.
     pub fn upstream(status: u16, reason: &'static str) -> Self {
         Self::new(status, reason, false, None)
@@ -155,6 +161,7 @@ fn phrase(status: u16) -> &'static str {
         413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",

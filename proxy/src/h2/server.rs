@@ -233,6 +233,10 @@ impl Session {
             return true;
         }
         self.parent.renew(core);
+        if !self.leaving && !self.parent.is_trusted() {
+            // The stream is refused as any request would be; the client needs another connection.
+            self.leave();
+        }
         let max = self.parent.generation.limits().http2.max_streams;
         // Streams that were reset count until their task has noticed.
         if self.tasks.live.get() >= max.saturating_mul(2) {

@@ -104,6 +104,9 @@ async fn fill(core: &Core, conn: &mut Conn) -> Result<(), Refusal> {
 }
 
 fn facts(core: &Core, conn: &Conn, record: &mut Record) -> Result<Request, Refusal> {
+    if !conn.is_trusted() {
+        return Err(Refusal::misdirected());
+    }
     let buf = conn.input.as_slice();
     let head = &conn.head;
     let listener = conn.generation.listener(conn.listener);

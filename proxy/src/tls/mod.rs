@@ -23,7 +23,7 @@ use std::sync::Arc;
 use holdfast_config::plan::Plan;
 
 pub use client::{Client, build as build_client, public as public_client};
-pub use server::{Server, build};
+pub use server::{Server, Trust, build};
 pub use subject::subject;
 
 /// Name of HTTP/2 within TLS (RFC 9113, 3.2).

@@ -9,7 +9,8 @@ use holdfast_runtime::tls::tickets::Tickets;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, SignatureAlgorithm};
+use sha2::{Digest, Sha256};
 
 use super::{Error, H2, HTTP1, files};
 
@@ -21,8 +22,53 @@ const TICKETS: usize = 1;
 pub struct Server {
     /// For handshakes.
     pub config: Arc<ServerConfig>,
+    /// Which certificates clients may show, and whether they must.
+    pub trust: Option<Trust>,
+    /// Of all that a resumed session takes for granted: own certificates, `trust`, versions.
+    identity: [u8; 32],
     /// Line of Strict-Transport-Security, whole, if responses are to have one.
     pub hsts: Option<Box<[u8]>>,
+}
+
+/// The rules on clients' certificates as one value: alike exactly where the rules are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trust([u8; 32]);
+
+impl Trust {
+    fn new(roots: &RootCertStore, optional: bool) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([u8::from(optional)]);
+        for root in &roots.roots {
+            let constraints = root.name_constraints.as_deref().unwrap_or_default();
+            for part in [
+                root.subject.as_ref(),
+                root.subject_public_key_info.as_ref(),
+                constraints,
+            ] {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part);
+            }
+        }
+        Self(hash.finalize().into())
+    }
+}
+
+impl Server {
+    /// This, with the ticket keys of `old` where a session of `old` may go on: a resumed session is
+    /// verified by neither side again, so all that was verified must be the same.
+    pub fn resuming(self: Arc<Self>, old: &Self) -> Arc<Self> {
+        if self.identity != old.identity {
+            return self;
+        }
+        let mut config = ServerConfig::clone(&self.config);
+        config.ticketer = Arc::clone(&old.config.ticketer);
+        Arc::new(Self {
+            config: Arc::new(config),
+            trust: self.trust,
+            identity: self.identity,
+            hsts: self.hsts.clone(),
+        })
+    }
 }
 
 /// TLS of a listener as it is configured; `None` for a plain one.
@@ -40,6 +86,7 @@ pub fn build(listener: &Listener) -> Result<Option<Arc<Server>>, Error> {
         false => format!("tls.{name}"),
     };
     let mut certificates = Certificates::default();
+    let mut identity = Sha256::new();
     for (i, entry) in listener.tls.iter().enumerate() {
         let mut certified = files::certified(
             (&key(i, "certificate"), &entry.certificate),
@@ -47,6 +94,10 @@ pub fn build(listener: &Listener) -> Result<Option<Arc<Server>>, Error> {
         )?;
         if let Some(ocsp) = &entry.ocsp {
             certified.ocsp = Some(files::read(&key(i, "ocsp"), ocsp)?);
+        }
+        for certificate in &certified.cert {
+            identity.update((certificate.len() as u64).to_be_bytes());
+            identity.update(certificate);
         }
         certificates.add(certified);
     }
@@ -64,11 +115,13 @@ pub fn build(listener: &Listener) -> Result<Option<Arc<Server>>, Error> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
         .map_err(internal)?;
+    let mut trust = None;
     let builder = match &options.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let name = key(0, "clientCa");
             let roots = files::authorities(&name, path)?;
+            trust = Some(Trust::new(&roots, options.client_optional));
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
             let verifier = if options.client_optional {
                 verifier.allow_unauthenticated()
@@ -92,8 +145,12 @@ pub fn build(listener: &Listener) -> Result<Option<Arc<Server>>, Error> {
     let hsts = options.hsts.map(|age| {
         format!("Strict-Transport-Security: max-age={}\r\n", age.as_secs()).into_bytes()
     });
+    identity.update([u8::from(options.only_13), u8::from(trust.is_some())]);
+    identity.update(trust.map_or([0; 32], |trust| trust.0));
     Ok(Some(Arc::new(Server {
         config: Arc::new(config),
+        trust,
+        identity: identity.finalize().into(),
         hsts: hsts.map(Vec::into_boxed_slice),
     })))
 }

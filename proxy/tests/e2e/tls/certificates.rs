@@ -242,3 +242,156 @@ print('ready', flush=True)
         );
     }
 }
+
+/// Runs a script that has `reload()`.
+fn reloading(script: &str, gateway: &Gateway, certs: &Certs) {
+    let reload = format!(
+        "
+import urllib.request
+def reload():
+    r = urllib.request.Request('http://{}/api/reload', b'', {{'Content-Type': 'application/json'}})
+    urllib.request.urlopen(r, timeout=15).read()
+",
+        gateway.admin
+    );
+    python(&format!("{reload}{script}"), gateway, certs);
+}
+
+/// Asks before and after a reload over one HTTP/2 connection; the second answer is 421, then GOAWAY.
+const ASK_TWICE: &str = "
+import hpack, struct
+c.set_alpn_protocols(['h2'])
+encoder, decoder = hpack.Encoder(), hpack.Decoder()
+def frame(kind, flags, stream, payload):
+    return struct.pack('>I', len(payload))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + payload
+def frames(s):
+    data = b''
+    while True:
+        while len(data) < 9 or len(data) < 9 + int.from_bytes(data[:3], 'big'):
+            more = s.recv(65536)
+            assert more, 'ended early'
+            data += more
+        n = 9 + int.from_bytes(data[:3], 'big')
+        yield data[3], int.from_bytes(data[5:9], 'big'), data[9:n]
+        data = data[n:]
+with connect(c) as s:
+    s.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + frame(4, 0, 0, b''))
+    coming, goaway = frames(s), False
+    def ask(stream):
+        global goaway
+        head = [(':method', 'GET'), (':path', '/'), (':scheme', 'https'), (':authority', 'localhost')]
+        s.sendall(frame(1, 5, stream, encoder.encode(head)))
+        for kind, at, payload in coming:
+            goaway = goaway or kind == 7
+            if kind == 1 and at == stream:
+                return dict(decoder.decode(payload))[':status']
+    assert ask(1) == '200'
+    reload()
+    assert ask(3) == '421'
+    while not goaway:
+        goaway = next(coming)[0] == 7
+";
+
+#[test]
+fn connections_that_there_are_must_meet_new_rules_on_client_certificates() {
+    let (certs, app) = (Certs::new().localhost(), echo());
+    certs.authority("clients");
+    certs.authority("others");
+    certs.issue("good", "clients", "ec", "", "/CN=good");
+    let body = |more: &str| {
+        format!(
+            "{}{}",
+            listeners(&certs.block("server", more)),
+            service(&[&app])
+        )
+    };
+    let ca = |name: &str| {
+        format!(
+            ", clientCa: \"{}\"",
+            certs.path(&format!("{name}.pem")).display()
+        )
+    };
+    let load = "c = context()\nc.load_cert_chain('good.pem', 'good.key')\n";
+    let cases = [
+        (String::new(), ca("clients"), false),
+        (ca("clients"), ca("others"), false),
+        (ca("clients"), String::new(), false),
+        (
+            ca("clients") + ", clientAuth: optional",
+            ca("clients"),
+            false,
+        ),
+        (ca("clients"), ca("clients") + ", hsts: 1d", true),
+    ];
+    for (before, after, kept) in cases {
+        let mut gateway = Gateway::start(&body(&before));
+        gateway.rewrite(&body(&after));
+        let script = format!(
+            "{load}
+kept = {}
+with connect(c) as s, connect(c) as fresh:
+    get(s)
+    reload()
+    for one in (s, fresh):
+        head, _ = get(one)
+        assert (' 421 ' not in head) == kept, head
+        assert ('onnection: close' not in head) == kept, head
+        if not kept: assert one.recv(1) == b''
+",
+            if kept { "True" } else { "False" }
+        );
+        reloading(&script, &gateway, &certs);
+        let refused = if kept { 0.0 } else { 2.0 };
+        gateway.expect_metric("requests_refused_total", &["client_certificate"], refused);
+        if !kept {
+            gateway = gateway.replace(&body(&before));
+            gateway.rewrite(&body(&after));
+            reloading(&format!("{load}{ASK_TWICE}"), &gateway, &certs);
+        }
+    }
+}
+
+#[test]
+fn sessions_resume_across_a_reload_that_changes_no_certificate() {
+    let (certs, app) = (Certs::new().localhost(), echo());
+    certs.authority("clients");
+    certs.issue("good", "clients", "ec", "", "/CN=good");
+    certs.issue("other", "ca", "ec", "DNS:localhost", "/CN=other");
+    let body = |name: &str, more: &str, headers: u32| {
+        format!(
+            "{}{}limits: {{ headers: {headers} }}\n",
+            listeners(&certs.block(name, more)),
+            service(&[&app])
+        )
+    };
+    let ca = format!(", clientCa: \"{}\"", certs.path("clients.pem").display());
+    let optional = format!("{ca}, clientAuth: optional");
+    for (before, (name, after), resumes) in [
+        ("", ("server", ""), true),
+        (&*ca, ("server", &*ca), true),
+        (&*optional, ("server", &*ca), false),
+        ("", ("other", ""), false),
+    ] {
+        let gateway = Gateway::start(&body("server", before, 77));
+        gateway.rewrite(&body(name, after, 78));
+        let script = format!(
+            "
+versions = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+contexts = [context(version, version) for version in versions]
+sessions = []
+for c in contexts:
+    c.load_cert_chain('good.pem', 'good.key')
+    with connect(c) as s:
+        get(s)
+        sessions.append(s.session)
+reload()
+for c, session in zip(contexts, sessions):
+    with connect(c, session=session) as s:
+        get(s)
+        assert s.session_reused == {}, c.minimum_version
+",
+            if resumes { "True" } else { "False" }
+        );
+        reloading(&script, &gateway, &certs);
+    }
+}
