@@ -136,6 +136,11 @@ impl Stream {
         self.tls.is_none()
     }
 
+    /// Whether a part of a TLS record was read.
+    pub fn has_part(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_part())
+    }
+
     /// Gives back what memory it holds and does not need while it idles. [`Stream::readable`] does too.
     pub fn release(&self) {
         if let Some(tls) = &self.tls {

@@ -46,6 +46,8 @@ pub use tls::Secured;
 
 /// How long a connection waits with a task of its own before it is parked.
 const PARK_AFTER: Duration = Duration::from_secs(1);
+/// What no limit amounts to.
+const FOR_EVER: Duration = Duration::from_secs(86_400);
 /// Connections of a core that wait with a read under way, and so with a buffer.
 const MAX_READING: usize = 256;
 /// How long, and how much, an ended connection is read so that a last answer is not lost to a reset.
@@ -70,6 +72,8 @@ pub struct Conn {
     pub requests: u32,
     /// Where it speaks TLS.
     pub secured: Option<Arc<Secured>>,
+    /// Until when its next request must have begun, by the core's steady clock; 0 while none is waited for.
+    until_ms: u64,
     /// Bytes read and not yet used.
     pub input: Buffer,
     /// The head of the request under way; offsets are into `input`.
@@ -90,6 +94,7 @@ pub struct Parked {
     loopback: bool,
     requests: u32,
     secured: Option<Arc<Secured>>,
+    until_ms: u64,
     /// The state of its TLS, while it has no stream.
     channel: Option<Box<Channel>>,
 }
@@ -104,6 +109,7 @@ impl Conn {
             loopback: parked.loopback,
             requests: parked.requests,
             secured: parked.secured,
+            until_ms: parked.until_ms,
             input: Buffer::empty(),
             head: RequestHead::default(),
             scan: HeadScan::default(),
@@ -122,6 +128,7 @@ impl Conn {
             loopback: self.loopback,
             requests: self.requests,
             secured: self.secured.clone(),
+            until_ms: 0,
             input,
             head: RequestHead::default(),
             scan: HeadScan::default(),
@@ -154,6 +161,7 @@ impl Conn {
             loopback,
             requests,
             secured,
+            until_ms,
             ..
         } = self;
         let Client::Socket(stream) = client else {
@@ -168,6 +176,7 @@ impl Conn {
                 loopback,
                 requests,
                 secured,
+                until_ms,
                 channel: tls,
             },
         ))
@@ -230,6 +239,7 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
             loopback,
             requests: 0,
             secured: None,
+            until_ms: 0,
             channel: None,
         },
     );
@@ -319,7 +329,7 @@ async fn run(core: &'static Core, mut conn: Conn) {
         match next {
             Wait::Request => {}
             Wait::Park => {
-                let idle = idle_limit(&conn);
+                let idle = left(core, &conn);
                 let parked = conn
                     .park()
                     .and_then(|(fd, data)| core.lot.park(fd, data, idle).ok());
@@ -350,6 +360,7 @@ async fn run(core: &'static Core, mut conn: Conn) {
 async fn burst(core: &'static Core, conn: &mut Conn) -> Wait {
     loop {
         conn.requests = conn.requests.saturating_add(1);
+        conn.until_ms = 0;
         conn.renew(core);
         match serve(core, conn).await {
             Next::Keep if core.draining.get() && conn.input.is_empty() => return Wait::End,
@@ -383,20 +394,46 @@ pub fn farewell(conn: &Conn) {
     }
 }
 
+/// How long a connection may wait for its next request.
 fn idle_limit(conn: &Conn) -> Duration {
     let limits = conn.generation.limits();
-    let limit = if conn.requests == 0 {
+    if conn.requests == 0 {
         limits.header_timeout
     } else {
         limits.idle_timeout
-    };
-    if limit.is_zero() {
-        Duration::from_secs(86_400)
-    } else {
-        limit
-            .saturating_sub(PARK_AFTER)
-            .max(Duration::from_millis(100))
     }
+}
+
+/// The wait for the next request begins, or goes on: whoever sends a TLS record bit by bit, and so wakes us
+/// without saying anything, gets no more time by that.
+fn begin_waiting(core: &Core, conn: &mut Conn) {
+    if conn.until_ms == 0 {
+        let limit = match idle_limit(conn) {
+            Duration::ZERO => FOR_EVER,
+            limit => limit,
+        };
+        conn.until_ms = core.now_ms().saturating_add(limit.as_millis() as u64);
+    }
+}
+
+/// Nothing has come for a while.
+fn silent(core: &Core, conn: &Conn) -> Wait {
+    if core.draining.get() {
+        return Wait::End;
+    }
+    if core.now_ms() < conn.until_ms {
+        return Wait::Park;
+    }
+    if conn.client.socket().is_some_and(|s| s.has_part()) {
+        core.metrics().count(Metric::RefusedTimeout);
+    }
+    Wait::End
+}
+
+/// How much of that time is left.
+fn left(core: &Core, conn: &Conn) -> Duration {
+    let left = conn.until_ms.saturating_sub(core.now_ms());
+    Duration::from_millis(left).max(Duration::from_millis(100))
 }
 
 /// What a connection is to do.
@@ -425,18 +462,18 @@ async fn wait(core: &'static Core, conn: &mut Conn) -> Wait {
     if core.draining.get() && conn.requests > 0 {
         return Wait::End;
     }
+    begin_waiting(core, conn);
     if may_read_ahead(core) {
         return read_ahead(core, conn).await;
     }
     let Client::Socket(stream) = &conn.client else {
         return Wait::End;
     };
-    stream.arm(PARK_AFTER, Expire::Wake);
+    stream.arm(PARK_AFTER.min(left(core, conn)), Expire::Wake);
     match stream.slot().until(stream.readable()).await {
         Some(Ok(())) => Wait::Request,
         Some(Err(_)) => Wait::End,
-        None if core.draining.get() => Wait::End,
-        None => Wait::Park,
+        None => silent(core, conn),
     }
 }
 
@@ -446,12 +483,13 @@ fn may_read_ahead(core: &Core) -> bool {
 
 /// Waits with a read under way, which saves an operation of the ring a request.
 async fn read_ahead(core: &'static Core, conn: &mut Conn) -> Wait {
+    begin_waiting(core, conn);
     let Client::Socket(stream) = &conn.client else {
         return Wait::End;
     };
     core.reading.set(core.reading.get() + 1);
     conn.input = Buffer::empty();
-    stream.arm(PARK_AFTER, Expire::Cancel);
+    stream.arm(PARK_AFTER.min(left(core, conn)), Expire::Cancel);
     let (read, input) = stream.read(Buffer::take()).await;
     core.reading.set(core.reading.get() - 1);
     match read {
@@ -462,7 +500,7 @@ async fn read_ahead(core: &'static Core, conn: &mut Conn) -> Wait {
             conn.input = input;
             Wait::Request
         }
-        Err(_) if stream.expired() && !core.draining.get() => Wait::Park,
+        Err(_) if stream.expired() => silent(core, conn),
         Err(_) => Wait::End,
     }
 }

@@ -197,6 +197,11 @@ impl Channel {
         rx.plain > 0 || rx.ended || rx.broken.is_some() || rx.has_record()
     }
 
+    /// Whether ciphertext is there that waits for more.
+    pub fn has_part(&self) -> bool {
+        !self.rx.borrow().carry.is_empty()
+    }
+
     /// Takes ciphertext that came while nobody read. False if it was anything but messages of TLS
     /// itself, such as tickets.
     pub fn take_idle(&self, carry: Buffer) -> bool {

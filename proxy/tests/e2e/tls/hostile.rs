@@ -70,6 +70,38 @@ with connect() as s:
 }
 
 #[test]
+fn a_record_that_trickles_gains_no_time() {
+    let (certs, app) = (Certs::new().localhost(), echo());
+    let limits = "limits: { headerTimeout: 2s, idleTimeout: 3s }\nruntime: { cores: 1 }\n";
+    let gateway = secure(&certs, &[&app], limits);
+    let script = "
+import threading
+def trickle(asks):
+    s = connect()
+    if asks: get(s)
+    raw = socket.socket(fileno=os.dup(s.fileno()))
+    raw.settimeout(0.4)
+    begun, record = time.time(), b'\\x17\\x03\\x03\\x10\\x00' + b'x' * 4096
+    for i in range(40):
+        try:
+            raw.sendall(record[i:i + 1])
+            while raw.recv(4096): pass
+            break
+        except TimeoutError: continue
+        except OSError: break
+    took[asks] = time.time() - begun
+took = {}
+threads = [threading.Thread(target=trickle, args=(asks,)) for asks in (False, True)]
+for t in threads: t.start()
+for t in threads: t.join()
+assert took[False] < 6 and took[True] < 7, took
+";
+    python(script, &gateway, &certs);
+    gateway.expect_metric("requests_refused_total", &["timeout"], 2.0);
+    gone(&gateway);
+}
+
+#[test]
 fn a_forged_record_ends_the_connection_with_an_alert() {
     let (certs, app) = (Certs::new().localhost(), echo());
     let gateway = secure(&certs, &[&app], "");
