@@ -4,7 +4,8 @@
 //! another is opened when the upstream's bound on streams is reached. Runs on its data core.
 //!
 //! Invariants: requests begin over a connection that has neither ended nor said GOAWAY; a connection
-//! is opened by one request at a time, and those that wait for it share its failure; one that was silent
+//! is opened by one request at a time (of each client, where connections name theirs), and those that wait
+//! for it share its failure; one that was silent
 //! while a request over it ran out of time takes no more; one that nobody
 //! uses for `connections.idleTimeout` is closed; an exchange that is dropped resets its stream. It
 //! deliberately takes no pushed streams and opens no WebSockets. Tested end to end.
@@ -92,9 +93,16 @@ impl Link {
 #[derive(Debug, Default)]
 pub struct Links {
     links: RefCell<Vec<Rc<Link>>>,
-    opening: Cell<bool>,
-    /// Attempts to open one that failed, and the last failure.
-    failed: Cell<(u64, Option<ConnectError>)>,
+    /// Attempts to open one: one at a time for each client that is to be named.
+    opening: RefCell<Vec<Rc<Attempt>>>,
+}
+
+/// A connection that is being opened, and who waits for it.
+#[derive(Debug)]
+struct Attempt {
+    client: Option<SocketAddr>,
+    over: Cell<bool>,
+    failed: Cell<Option<ConnectError>>,
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -137,13 +145,31 @@ impl Links {
     }
 }
 
-/// The right to open a connection; others wait meanwhile.
-struct Opening<'a>(&'a Links);
+/// The right to open a connection; others that could use it wait meanwhile.
+struct Opening<'a>(&'a Links, Rc<Attempt>);
+
+impl<'a> Opening<'a> {
+    fn new(links: &'a Links, client: Option<SocketAddr>) -> Self {
+        let attempt = Rc::new(Attempt {
+            client,
+            over: Cell::new(false),
+            failed: Cell::new(None),
+            waiting: RefCell::default(),
+        });
+        links.opening.borrow_mut().push(attempt.clone());
+        Self(links, attempt)
+    }
+}
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        self.0.opening.set(false);
-        self.0.waiting.take().into_iter().for_each(Waker::wake);
+        let Self(links, attempt) = self;
+        attempt.over.set(true);
+        links
+            .opening
+            .borrow_mut()
+            .retain(|a| !Rc::ptr_eq(a, attempt));
+        attempt.waiting.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -160,30 +186,29 @@ pub async fn checkout(
     let upstream = generation.upstream(at);
     let links = &upstream.pool.links;
     let named = client.map(|client| client.address);
-    let (failed, _) = links.failed.get();
     loop {
         if let Some(link) = links.pick(named) {
             core.metrics().count(Metric::UpstreamReused);
             return Ok((Rc::new(Call::new(core, link)), true));
         }
-        if !links.opening.replace(true) {
+        let opening = links.opening.borrow();
+        let Some(attempt) = opening.iter().find(|a| a.client == named).cloned() else {
             break;
-        }
+        };
+        drop(opening);
         poll_fn(|cx| {
-            if !links.opening.get() {
+            if attempt.over.get() {
                 return Poll::Ready(());
             }
-            links.waiting.borrow_mut().push(cx.waker().clone());
+            attempt.waiting.borrow_mut().push(cx.waker().clone());
             Poll::Pending
         })
         .await;
-        if let (now, Some(error)) = links.failed.get()
-            && now != failed
-        {
+        if let Some(error) = attempt.failed.get() {
             return Err(error);
         }
     }
-    let opening = Opening(links);
+    let opening = Opening::new(links, named);
     let opened = open(core, generation, at, client).await;
     match opened {
         Ok(link) => {
@@ -195,7 +220,7 @@ pub async fn checkout(
             Ok((Rc::new(Call::new(core, link)), false))
         }
         Err(error) => {
-            links.failed.set((links.failed.get().0 + 1, Some(error)));
+            opening.1.failed.set(Some(error));
             Err(error)
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::frames::*;
-use crate::harness::{Gateway, PATIENCE};
+use crate::harness::{Gateway, PATIENCE, Upstream, eventually, service_with};
 
 /// An upstream that speaks frames: one function serves each connection.
 struct Scripted {
@@ -207,4 +207,26 @@ fn a_connection_that_has_gone_silent_is_not_asked_again() {
     gateway.get("/silent").expect(504);
     gateway.get("/next").expect(200);
     assert_eq!(upstream.accepted.load(SeqCst), 2);
+}
+
+#[test]
+fn a_connection_that_names_one_client_holds_up_no_other() {
+    // It never answers a TLS hello.
+    let silent = Upstream::raw(
+        "silent",
+        |link| while link.wire.fill().is_ok_and(|n| n > 0) {},
+    );
+    let keys = "protocol: h2\nproxyProtocol: true\ntls: { serverName: x }\nconnections: { connectTimeout: 1m }\n";
+    let body = format!(
+        "{}runtime: {{ cores: 1 }}\n",
+        service_with(&[&silent], keys)
+    );
+    let gateway = Gateway::start(&body);
+    let mut clients = [gateway.connect(), gateway.connect(), gateway.connect()];
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    eventually("each client's connection is being opened", || {
+        (silent.accepted() == 3).then_some(())
+    });
 }
