@@ -15,7 +15,7 @@
 //! an error.
 //!
 //! It deliberately has no buffering (but for parts of TLS records) and no timers of its own. Tested by
-//! `tests/streams.rs` and `tests/tls.rs`, on both drivers.
+//! `tests/streams.rs` on both drivers, and with TLS end to end.
 
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::fmt;
@@ -139,6 +139,12 @@ impl Stream {
     /// Whether a part of a TLS record was read.
     pub fn has_part(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.has_part())
+    }
+
+    /// Whether it should serve no more requests: its TLS keys have done much, and can't be changed.
+    #[inline]
+    pub fn is_worn(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_worn())
     }
 
     /// Gives back what memory it holds and does not need while it idles. [`Stream::readable`] does too.

@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use holdfast_runtime::tls::hello::{MAX_HELLO, Seen, look, read};
+use holdfast_runtime::tls::hello::{Look, MAX_HELLO, Seen, look, read};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -16,6 +16,9 @@ fuzz_target!(|data: &[u8]| {
         assert_ne!(whole, Seen::Part);
     }
     let first = input.get(..cut.into()).unwrap_or(input);
+    let mut looks = Look::default();
+    looks.at(first);
+    assert_eq!(looks.at(input), whole);
     match look(first) {
         // What was decided stays so, whatever comes behind it.
         Seen::Part => assert!(read(first).is_none()),

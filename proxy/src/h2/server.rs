@@ -233,8 +233,8 @@ impl Session {
             return true;
         }
         self.parent.renew(core);
-        if !self.leaving && !self.parent.is_trusted() {
-            // The stream is refused as any request would be; the client needs another connection.
+        if !self.leaving && (!self.parent.is_trusted() || self.wire.stream().is_worn()) {
+            // The client needs another connection. Who is not trusted is refused as any request would be.
             self.leave();
         }
         let max = self.parent.generation.limits().http2.max_streams;

@@ -113,6 +113,11 @@ impl Links {
         links.iter().find(|link| link.takes(client)).cloned()
     }
 
+    fn attempt(&self, client: Option<SocketAddr>) -> Option<Rc<Attempt>> {
+        let opening = self.opening.borrow();
+        opening.iter().find(|a| a.client == client).cloned()
+    }
+
     /// Adds one; where too many serve nobody, the oldest of those goes.
     fn keep(&self, link: Rc<Link>, most_idle: usize) {
         let mut links = self.links.borrow_mut();
@@ -191,11 +196,9 @@ pub async fn checkout(
             core.metrics().count(Metric::UpstreamReused);
             return Ok((Rc::new(Call::new(core, link)), true));
         }
-        let opening = links.opening.borrow();
-        let Some(attempt) = opening.iter().find(|a| a.client == named).cloned() else {
+        let Some(attempt) = links.attempt(named) else {
             break;
         };
-        drop(opening);
         poll_fn(|cx| {
             if attempt.over.get() {
                 return Poll::Ready(());

@@ -67,6 +67,9 @@ pub async fn read(core: &Core, conn: &mut Conn, record: &mut Record) -> Result<P
     if armed {
         conn.client.disarm();
     }
+    if conn.client.socket().is_some_and(|stream| stream.is_worn()) {
+        conn.head.keep_alive = false;
+    }
     record.parsed = true;
     record.started_ns = clock::monotonic_ns();
     facts(core, conn, record).map(|request| Parsed { request })

@@ -9,12 +9,13 @@
 //! sealed in the order in which they are written. No buffer is held while nothing is on its way. The end
 //! of the bytes is an end only if the peer said so (close_notify); else it is an error.
 //!
-//! Deliberately absent: waiting (the stream's), renegotiation (refused), early data. Tested below with
-//! a peer made of the same parts, and end to end.
+//! Deliberately absent: waiting (the stream's), renegotiation (refused), early data. Tested in `channel_tests`
+//! with a peer made of the same parts, and end to end.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
@@ -26,10 +27,15 @@ use crate::buffers::Buffer;
 const READ: usize = MAX_PLAIN + 256 + HEADER;
 /// Plaintext that goes out by one write: four records.
 const WRITE: usize = 4 * MAX_PLAIN;
-/// Longest message after the handshake: a ticket may hold a certificate chain.
+/// Longest message after the handshake: a ticket may hold a certificate chain. Servers get none but
+/// KeyUpdate.
 const MAX_MESSAGE: usize = 64 * 1024;
 /// Records in a row that bring no data. More are an attack on our time.
 const MAX_IDLE_RECORDS: u8 = 32;
+/// KeyUpdates that a peer may send, one more for each [`UPDATE_PER`] bytes of data: each costs us more than
+/// it costs the peer.
+const MAX_UPDATES: u32 = 32;
+const UPDATE_PER: u64 = 64 * 1024;
 /// Tickets that a connection takes; then what they are made from is given up.
 const MAX_TICKETS: u8 = 2;
 
@@ -71,6 +77,9 @@ struct Rx {
     reading: bool,
     resumption: Option<Box<Resumption>>,
     tickets: u8,
+    /// KeyUpdates so far, and bytes of data.
+    updates: u32,
+    data: u64,
 }
 
 struct Tx {
@@ -121,6 +130,8 @@ impl Channel {
                 reading: false,
                 resumption,
                 tickets: 0,
+                updates: 0,
+                data: 0,
             }),
             tx: RefCell::new(Tx {
                 keys: tx,
@@ -195,6 +206,11 @@ impl Channel {
     pub fn is_ready(&self) -> bool {
         let rx = self.rx.borrow();
         rx.plain > 0 || rx.ended || rx.broken.is_some() || rx.has_record()
+    }
+
+    /// Whether its keys should not be used for much longer and can't be changed: those of TLS 1.2.
+    pub fn is_worn(&self) -> bool {
+        self.rx.borrow().keys.is_worn() || self.tx.borrow().keys.is_worn()
     }
 
     /// Whether ciphertext is there that waits for more.
@@ -390,6 +406,7 @@ impl Rx {
         }
         if n > 0 {
             self.idle_records = 0;
+            self.data += n as u64;
             Ok(())
         } else {
             self.note_idle()
@@ -422,9 +439,7 @@ impl Rx {
         let mut at = 0;
         while let Some(&[kind, a, b, c]) = all.get(at..at + 4) {
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
-            if len > MAX_MESSAGE {
-                return Err(Fault::Decode.into());
-            }
+            self.announced(kind, len)?;
             let Some(body) = all.get(at + 4..at + 4 + len) else {
                 break;
             };
@@ -434,6 +449,25 @@ impl Rx {
         }
         all.drain(..at);
         self.message = all;
+        Ok(())
+    }
+
+    /// Judges a message by its header, before the rest of it is waited for.
+    fn announced(&self, kind: u8, len: usize) -> Result<(), Fault> {
+        let client = self.resumption.is_some() || self.tickets > 0;
+        match kind {
+            KEY_UPDATE if len == 1 => Ok(()),
+            NEW_SESSION_TICKET if client && len <= MAX_MESSAGE => Ok(()),
+            KEY_UPDATE | NEW_SESSION_TICKET if client || kind == KEY_UPDATE => Err(Fault::Decode),
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    fn note_update(&mut self) -> Result<(), Fault> {
+        self.updates += 1;
+        if u64::from(self.updates) > u64::from(MAX_UPDATES) + self.data / UPDATE_PER {
+            return Err(Fault::Unexpected);
+        }
         Ok(())
     }
 
@@ -463,6 +497,7 @@ impl Rx {
             // The key changes behind this record (RFC 8446, 5.1).
             (KEY_UPDATE, _) if !last => Err(Fault::Unexpected.into()),
             (KEY_UPDATE, &[asks @ (0 | 1)]) => {
+                self.note_update()?;
                 self.keys.update()?;
                 if asks == 1 {
                     channel.owes_update.set(true);
@@ -472,9 +507,12 @@ impl Rx {
             (KEY_UPDATE, _) => Err(Fault::Decode.into()),
             (NEW_SESSION_TICKET, _) if self.resumption.is_some() => {
                 if let Some(resumption) = &mut self.resumption {
-                    resumption
-                        .handle_new_session_ticket(body)
-                        .map_err(|_| Fault::Decode)?;
+                    // The library reads an upstream's bytes: whatever it does must not end the core.
+                    catch_unwind(AssertUnwindSafe(|| {
+                        resumption.handle_new_session_ticket(body)
+                    }))
+                    .map_err(|_| Fault::Internal)?
+                    .map_err(|_| Fault::Decode)?;
                 }
                 self.tickets += 1;
                 if self.tickets >= MAX_TICKETS {
@@ -507,3 +545,7 @@ impl Tx {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "channel_tests.rs"]
+mod tests;

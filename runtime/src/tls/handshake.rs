@@ -163,8 +163,9 @@ pub async fn accept(
         input: first,
         ..Wire::default()
     };
+    let mut look = hello::Look::default();
     loop {
-        match hello::look(wire.input.as_slice()) {
+        match look.at(wire.input.as_slice()) {
             Seen::Whole => break,
             Seen::Part => wire.read(stream).await?,
             Seen::Http => return Err(Failure::Http(wire.input)),
@@ -172,7 +173,7 @@ pub async fn accept(
         }
     }
     let hello = hello::read(wire.input.as_slice());
-    let mut connection = UnbufferedServerConnection::new(config)?;
+    let mut connection = guarded(|| UnbufferedServerConnection::new(config))??;
     drive(stream, &mut connection, &mut wire, |connection, records| {
         connection.process_tls_records(records)
     })
@@ -183,7 +184,7 @@ pub async fn accept(
         ..facts(&connection)?
     };
     let certificates = connection.peer_certificates().map(owned);
-    let (secrets, _) = connection.dangerous_into_kernel_connection()?;
+    let (secrets, _) = guarded(|| connection.dangerous_into_kernel_connection())??;
     let Secrets { client, server } = std::mem::take(&mut wire.secrets);
     let (rx, tx) = keys(&facts, secrets, client, server)?;
     // The tickets go with the first answer where the request is here already.
@@ -209,14 +210,14 @@ pub async fn connect(
     name: ServerName<'static>,
 ) -> Result<Agreed, Failure> {
     let mut wire = Wire::default();
-    let mut connection = UnbufferedClientConnection::new(config, name)?;
+    let mut connection = guarded(|| UnbufferedClientConnection::new(config, name))??;
     drive(stream, &mut connection, &mut wire, |connection, records| {
         connection.process_tls_records(records)
     })
     .await?;
     let facts = facts(&connection)?;
     let certificates = connection.peer_certificates().map(owned);
-    let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+    let (secrets, kernel) = guarded(|| connection.dangerous_into_kernel_connection())??;
     let Secrets { client, server } = std::mem::take(&mut wire.secrets);
     let (rx, tx) = keys(&facts, secrets, server, client)?;
     let v13 = facts.version == ProtocolVersion::TLSv1_3;
@@ -229,6 +230,12 @@ pub async fn connect(
         facts,
         certificates,
     })
+}
+
+/// Calls into the library: a stranger's bytes must not end the core, whatever they find there.
+fn guarded<R>(call: impl FnOnce() -> R) -> Result<R, rustls::Error> {
+    catch_unwind(AssertUnwindSafe(call))
+        .map_err(|_| rustls::Error::General("the TLS library failed".into()))
 }
 
 fn owned(certificates: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
@@ -347,15 +354,9 @@ where
 {
     loop {
         let mut secrets = std::mem::take(&mut wire.secrets);
-        // A stranger's bytes must not end the core, whatever they find in the library.
-        let step = catching(&mut secrets, || {
-            catch_unwind(AssertUnwindSafe(|| step(connection, wire, process)))
-        });
+        let step = catching(&mut secrets, || guarded(|| step(connection, wire, process)));
         wire.secrets = secrets;
-        let Ok(step) = step else {
-            return Err(rustls::Error::General("the TLS library failed".into()).into());
-        };
-        match step {
+        match step? {
             Ok(Want::Again) => {}
             Ok(Want::Done) => return Ok(()),
             Ok(Want::Record) => {
@@ -365,7 +366,8 @@ where
                 }
             }
             Err(error) => {
-                last_words(connection, wire, process);
+                // Without them it ends all the same.
+                let _ = guarded(|| last_words(connection, wire, process));
                 // Whether it arrives is no matter.
                 drop(wire.flush(stream).await);
                 return Err(error.into());
@@ -466,5 +468,17 @@ where
         }
         input.consume(discard);
         *fed -= discard;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_library_is_an_error() {
+        assert_eq!(guarded(|| 7), Ok(7));
+        let panicked = guarded(|| -> u8 { panic!("as the library might") });
+        assert!(matches!(panicked, Err(rustls::Error::General(_))));
     }
 }

@@ -42,25 +42,83 @@ pub enum Seen {
     Http,
     /// Neither.
     Other,
-    /// More than [`MAX_HELLO`] bytes.
+    /// More than [`MAX_HELLO`] bytes, or in too many records.
     TooLong,
 }
 
+/// Most records that a hello may come in. Those of real clients come in one, or a few.
+const MAX_RECORDS: usize = 1024;
+
 /// What the first bytes of a connection are.
 pub fn look(bytes: &[u8]) -> Seen {
-    match bytes.first() {
-        None => return Seen::Part,
-        Some(22) => {}
-        Some(b'A'..=b'Z' | b'a'..=b'z') => return Seen::Http,
-        Some(_) => return Seen::Other,
+    Look::default().at(bytes)
+}
+
+/// A look at the first bytes of a connection that goes on where it ended when more have come, so that
+/// many small reads cost no more than one.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Bytes of whole records.
+    seen: usize,
+    records: usize,
+    /// Bytes of the message in them, and the first of these.
+    have: usize,
+    start: [u8; 4],
+}
+
+impl Look {
+    /// What `bytes` are: those of the call before, and perhaps more.
+    pub fn at(&mut self, bytes: &[u8]) -> Seen {
+        match bytes.first() {
+            None => return Seen::Part,
+            Some(22) => {}
+            Some(b'A'..=b'Z' | b'a'..=b'z') => return Seen::Http,
+            Some(_) => return Seen::Other,
+        }
+        match self.is_whole(bytes) {
+            Ok(true) => Seen::Whole,
+            Ok(false) if bytes.len() >= MAX_HELLO || self.records >= MAX_RECORDS => Seen::TooLong,
+            Ok(false) => Seen::Part,
+            // What is wrong with it the TLS library says, by an alert.
+            Err(()) => Seen::Whole,
+        }
     }
-    match message(bytes) {
-        Ok(Some(_)) => Seen::Whole,
-        Ok(None) if bytes.len() >= MAX_HELLO => Seen::TooLong,
-        Ok(None) => Seen::Part,
-        // What is wrong with it the TLS library says, by an alert.
-        Err(()) => Seen::Whole,
+
+    fn is_whole(&mut self, bytes: &[u8]) -> Result<bool, ()> {
+        while self.records < MAX_RECORDS {
+            if let Some(body) = self.have.checked_sub(self.start.len()) {
+                let [kind, a, b, c] = self.start;
+                let len = u32::from_be_bytes([0, a, b, c]) as usize;
+                if kind != 1 || len > MAX_HELLO {
+                    return Err(());
+                }
+                if body >= len {
+                    return Ok(true);
+                }
+            }
+            let rest = bytes.get(self.seen..).unwrap_or_default();
+            let Some(payload) = record(rest)? else {
+                return Ok(false);
+            };
+            let start = self.start.iter_mut().skip(self.have);
+            start.zip(payload).for_each(|(to, from)| *to = *from);
+            self.have += payload.len();
+            self.seen += HEADER + payload.len();
+            self.records += 1;
+        }
+        Ok(false)
     }
+}
+
+/// What is in the record at the front of `bytes`, once it is whole.
+fn record(bytes: &[u8]) -> Result<Option<&[u8]>, ()> {
+    let Some(head) = header(bytes) else {
+        return Ok(None);
+    };
+    if head.content != 22 || head.payload == 0 || head.payload > MAX_PLAIN {
+        return Err(());
+    }
+    Ok(bytes.get(HEADER..HEADER + head.payload))
 }
 
 /// The handshake message in the records at the front of `bytes`, without its own header. `None` while it
@@ -74,21 +132,17 @@ fn message(bytes: &[u8]) -> Result<Option<Vec<u8>>, ()> {
             if *kind != 1 || len > MAX_HELLO {
                 return Err(());
             }
-            if let Some(body) = body.get(..len) {
-                return Ok(Some(body.to_vec()));
+            if body.len() >= len {
+                joined.drain(..4);
+                joined.truncate(len);
+                return Ok(Some(joined));
             }
         }
-        let Some(head) = header(rest) else {
-            return Ok(None);
-        };
-        if head.content != 22 || head.payload == 0 || head.payload > MAX_PLAIN {
-            return Err(());
-        }
-        let Some(payload) = rest.get(HEADER..HEADER + head.payload) else {
+        let Some(payload) = record(rest)? else {
             return Ok(None);
         };
         joined.extend_from_slice(payload);
-        rest = &rest[HEADER + head.payload..];
+        rest = rest.get(HEADER + payload.len()..).unwrap_or_default();
     }
 }
 
@@ -290,6 +344,23 @@ mod tests {
         read(&records(&body(suites, extensions), MAX_PLAIN))
             .unwrap()
             .digest
+    }
+
+    #[test]
+    fn a_look_that_goes_on_sees_the_same_and_little_records_have_an_end() {
+        for cut in [1, 3, 60, MAX_PLAIN] {
+            let all = records(&body(&[0x1301], &usual()), cut);
+            let mut looks = Look::default();
+            for n in 0..=all.len() {
+                let seen = looks.at(&all[..n]);
+                assert_eq!(seen, look(&all[..n]), "{n} bytes in records of {cut}");
+                assert_eq!(seen == Seen::Whole, n == all.len(), "{n}, {cut}");
+            }
+        }
+        let filled = (21, vec![0; MAX_RECORDS]);
+        let all = records(&body(&[0x1301], &[filled]), 1);
+        assert!(all.len() < MAX_HELLO);
+        assert_eq!(look(&all), Seen::TooLong);
     }
 
     #[test]

@@ -258,6 +258,11 @@ impl Keys {
         self.sequence >= MAX_RECORDS - 8
     }
 
+    /// Whether more than half of what a key may do is done, and no other can follow it (TLS 1.2).
+    pub fn is_worn(&self) -> bool {
+        !self.is_13() && self.sequence >= MAX_RECORDS / 2
+    }
+
     fn nonce(&self) -> [u8; aead::NONCE_LEN] {
         let mut nonce = self.iv;
         for (n, s) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
@@ -435,6 +440,26 @@ pub(super) mod tests {
                     "padding is no data"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn keys_of_tls_1_2_wear_and_end_and_those_of_1_3_are_followed() {
+        for (version, suite) in suites() {
+            let (mut keys, _) = pair(version, suite, 32);
+            let old = version == ProtocolVersion::TLSv1_2;
+            let mut out = Buffer::empty();
+            assert!(!keys.is_worn());
+            keys.sequence = MAX_RECORDS / 2;
+            assert_eq!(keys.is_worn(), old);
+            keys.sequence = MAX_RECORDS;
+            assert!(keys.is_spent());
+            assert_eq!(
+                keys.seal(Content::Data, b"x", &mut out),
+                Err(Fault::Internal)
+            );
+            assert_eq!(keys.update().is_ok(), !old);
+            assert_eq!(keys.is_spent(), old);
         }
     }
 
