@@ -66,7 +66,7 @@ pub async fn attach(
     }
     let several = said.is_some() && several(&carried);
     if let Some(looker) = &conn.generation.identity.looker {
-        attached.look = looker.look(conn, &attached.request);
+        attached.look = looker.look(conn, &attached.request, &said);
     }
     for carried in &carried {
         // A valid token of a better source was found: the others are not looked at.

@@ -3,19 +3,21 @@
 //! Owns [`Looker`], made once a configuration for each core, and the reading of user agents. Pure; runs on
 //! data cores. It finds values; the session's owner compares their digests.
 //!
-//! Invariants: nothing is made where no check is on; a header that is absent leaves its trait unknown; a
-//! header of a tenant counts only where its attribute's would. Deliberately absent: a list of browsers
+//! Invariants: nothing is made where no check is on; a header that is absent leaves its trait unknown; the
+//! tenant is what the request gives to its attribute, by a header that is believed or a verified token. Deliberately absent: a list of browsers
 //! that must be kept up (an unknown one is its own family). Tested here by user agents as browsers send
 //! them, and end to end.
 
 use std::net::IpAddr;
 
 use holdfast_config::plan::Session;
+use holdfast_store::fields::Name as Field;
 use holdfast_store::session::root_keys;
 use holdfast_store::traits::{Trait, TraitKeys, Traits};
 use smallvec::SmallVec;
 
 use crate::accept::Conn;
+use crate::attributes::Said;
 use crate::identify::Request;
 use crate::parse::Name;
 
@@ -31,8 +33,8 @@ pub struct Looker {
     agent: bool,
     exact: bool,
     fingerprint: bool,
-    /// Headers that name the tenant, with whether anybody may send them.
-    tenant: Vec<(Box<[u8]>, bool)>,
+    /// The attribute that names the tenant.
+    tenant: Option<Field>,
 }
 
 impl Looker {
@@ -40,16 +42,13 @@ impl Looker {
     /// configured.
     pub fn new(session: &Session, random: &[u8; 32]) -> Option<Self> {
         let security = &session.security;
-        let tenant = session
-            .from_headers
-            .iter()
-            .filter(|(_, attribute, _)| {
-                security.check_tenant && *attribute == security.tenant_attribute
-            })
-            .map(|(header, _, any)| (header.as_bytes().into(), *any))
-            .collect::<Vec<_>>();
+        let headers = session.from_headers.iter().map(|(_, name, _)| name);
+        let claims = session.from_auth.iter().map(|(_, name)| name);
+        let mut given = headers.chain(claims);
+        let tenant = (security.check_tenant && given.any(|n| *n == security.tenant_attribute))
+            .then(|| Field::new(&security.tenant_attribute));
         let agent = security.check_user_agent || security.check_fingerprint;
-        if !(security.check_ip || agent || !tenant.is_empty()) {
+        if !(security.check_ip || agent || tenant.is_some()) {
             return None;
         }
         let mut keys: Vec<&[u8]> = root_keys(session, random).collect();
@@ -67,8 +66,8 @@ impl Looker {
         })
     }
 
-    /// What the client of a request looks like.
-    pub fn look(&self, conn: &Conn, request: &Request) -> Look {
+    /// What the client of a request looks like that says this of itself.
+    pub fn look(&self, conn: &Conn, request: &Request, said: &Said) -> Look {
         let (head, buf) = (&conn.head, conn.input.as_slice());
         let mut major = 0;
         let network = self.ip.map(|prefix| network(request.client, prefix));
@@ -103,9 +102,11 @@ impl Looker {
             ];
             seen.extend(found.into_iter().filter_map(|(of, v)| Some((of, v?))));
         }
-        let tenant = self.tenant.iter().filter(|t| t.1 || request.trusted_peer);
-        if let Some(value) = tenant.filter_map(|t| other(&t.0)).next() {
-            seen.push((Trait::Tenant, value));
+        if let (Some(tenant), Some(said)) = (&self.tenant, said)
+            && let Some(field) = said.fields.iter().find(|f| f.name == *tenant)
+            && let Some(json) = &field.value
+        {
+            seen.push((Trait::Tenant, json));
         }
         (0..self.keys.len())
             .map(|key| {

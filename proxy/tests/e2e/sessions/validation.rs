@@ -1,6 +1,8 @@
 //! Sessions that check what their client looks like, and clients that guess tokens.
 
 use super::*;
+use crate::harness::signer::Signer;
+use crate::tls::{Certs, python, secure, shell};
 
 const CHROME: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
 
@@ -154,6 +156,92 @@ fn a_session_stays_with_its_tenant() {
         let served = upstream.last().get("x-session-id") == Some(id.as_str());
         assert_eq!(served, same, "{headers:?}");
     }
+}
+
+#[test]
+fn a_tenant_may_be_named_by_a_token() {
+    let upstream = app();
+    let keys = checking("checkTenant: true, onMismatch: reject");
+    let gateway = with_more(
+        &upstream,
+        &format!(
+            "{keys}attributes: {{ fromAuth: [{{ claim: sub, attribute: userId }}, {{ claim: org.id, attribute: tenantId }}] }}\n"
+        ),
+        "auth: { jwt: { algorithms: [HS256], secret: \"a shared secret of the tests, long enough\" } }\n",
+    );
+    let token = |org: serde_json::Value| {
+        let signer = Signer::hmac(b"a shared secret of the tests, long enough");
+        let claims = serde_json::json!({"sub": "u1", "exp": 4_000_000_000_u64, "org": org});
+        format!("Bearer {}", signer.token(&claims))
+    };
+    let one = token(serde_json::json!({"id": 1}));
+    let (cookie, id) = session_of(&gateway, &upstream, &[("Authorization", &one)]);
+    assert_eq!(data(&upstream)["tenantId"], 1);
+    for (org, same) in [
+        (serde_json::json!({"id": 2}), false),
+        // Another value, though it reads alike.
+        (serde_json::json!({"id": "1"}), false),
+        (serde_json::Value::Null, false),
+        (serde_json::json!({"id": 1}), true),
+    ] {
+        let status = if same { 200 } else { 403 };
+        let response = send(&gateway, &cookie, &[("Authorization", &token(org))]);
+        assert!(!response.expect(status).sets_cookies());
+    }
+    send(&gateway, &cookie, &[]).expect(403);
+    send(&gateway, &cookie, &[("Authorization", "Bearer forged")]).expect(403);
+    send(&gateway, &cookie, &[("Authorization", &one)]).expect(200);
+    assert_eq!(sid(&upstream), id);
+    assert_eq!(data(&upstream)["tenantId"], 1);
+    gateway.expect_metric("session_validation_failures_total", &["tenant"], 5.0);
+}
+
+#[test]
+fn the_hello_of_a_tls_client_is_part_of_its_fingerprint() {
+    let (certs, upstream) = (Certs::new().localhost(), app());
+    let session = format!(
+        "session:\n{}",
+        indent(&checking("checkFingerprint: true"), 2)
+    );
+    let gateway = secure(&certs, &[&upstream], &session);
+    // Both say the same of themselves in every header that is looked at.
+    let curl = |cookie: &str| {
+        let words = format!(
+            "-sS --http1.1 --cacert $CERTS/ca.pem -A x -H 'Cookie: {cookie}' -D - -o /dev/null $BASE/"
+        );
+        shell(&format!("curl {words}"), &gateway, &certs)
+    };
+    let other = |cookie: &str| {
+        let script = format!(
+            "lines = 'User-Agent: x\\r\\nCookie: {cookie}\\r\\n'\nc = context()\n\
+             s = connect(c)\nprint(get(s, more=lines)[0])\n\
+             with connect(c, session=s.session) as s:\n  get(s, more=lines)\n  assert s.session_reused\n"
+        );
+        python(&script, &gateway, &certs)
+    };
+    let cookie = |head: &str| {
+        let line = head
+            .lines()
+            .find(|l| l.to_ascii_lowercase().starts_with("set-cookie"));
+        let value = line.unwrap_or_else(|| panic!("no cookie in {head}"));
+        value[12..].split(';').next().unwrap_or_default().to_owned()
+    };
+    let of_curl = cookie(&curl("a=1"));
+    curl(&of_curl);
+    let id = sid(&upstream);
+    assert!(!other(&of_curl).to_ascii_lowercase().contains("set-cookie"));
+    expect_state(&upstream, Some("refused"));
+    curl(&of_curl);
+    assert_eq!(sid(&upstream), id, "its own client goes on");
+    // The other way round, and a resumed connection is the same client.
+    let of_other = cookie(&other("a=1"));
+    other(&of_other);
+    let id = sid(&upstream);
+    curl(&of_other);
+    expect_state(&upstream, Some("refused"));
+    other(&of_other);
+    assert_eq!(sid(&upstream), id);
+    gateway.expect_metric("session_validation_failures_total", &["fingerprint"], 3.0);
 }
 
 #[test]
