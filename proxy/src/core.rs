@@ -20,7 +20,7 @@ use holdfast_runtime::socket::{Bound, Listener};
 use holdfast_runtime::stream::Stream;
 use holdfast_runtime::{buffers, clock, memory};
 use holdfast_store::pins::{PinKey, PinMethod, UpstreamHash};
-use holdfast_store::shard::{Answer, Ask};
+use holdfast_store::shard::{Answer, Ask, Ends};
 
 use crate::accept::{self, Conn, Parked, is_loopback};
 use crate::accesslog::{self, Record};
@@ -36,6 +36,7 @@ use crate::pin::table::TableKey;
 use crate::session::Sessions;
 use crate::setup::{Setup, UpstreamId};
 use crate::shared::Shared;
+use crate::sockets::Sockets;
 use crate::wakers::Wakers;
 
 /// How often logs, events and gauges leave the core.
@@ -52,6 +53,8 @@ pub struct Core {
     pub mesh: Local<Message>,
     /// Sessions and table pins.
     pub sessions: Sessions,
+    /// Tunnels that belong to sessions.
+    pub sockets: Sockets,
     /// Idle connections.
     pub lot: Lot<Parked>,
     /// Connections of this core, parked ones included.
@@ -152,6 +155,7 @@ impl Core {
         let core = Self {
             index,
             sessions: Sessions::new(&shared, index, &generation, &keys),
+            sockets: Sockets::default(),
             lot: Lot::new().expect("a core has its descriptor for the parking lot"),
             open: Cell::new(0),
             reading: Cell::new(0),
@@ -460,6 +464,7 @@ impl Core {
                     service.upstreams[at].pool.set_addresses(addresses);
                 }
             }
+            Message::Ends(ends) => self.sessions_ended(&ends),
             Message::LogBuffer(buffer) => self.lines.returned(buffer),
             Message::Reload { setup, listeners } => self.reload(setup, listeners),
             Message::Keys(keys) => {
@@ -490,6 +495,24 @@ impl Core {
                     false,
                     "a message for the control thread reached a data core"
                 );
+            }
+        }
+    }
+
+    /// Sessions have ended, here or on another core: their sockets are told, and their table pins of this
+    /// core removed.
+    pub fn sessions_ended(&self, ends: &Ends) {
+        if ends.missed {
+            self.sockets.ask_all();
+        }
+        self.sockets.end(&ends.sids);
+        let generation = self.generation();
+        for (service, maker) in &generation.session_pins {
+            for sid in &ends.sids {
+                let (owner, key, _) = self.pin_of(*service, maker.key(&sid.0), Duration::ZERO);
+                if owner == self.index {
+                    self.sessions.answer(self, Ask::PinRemove(key));
+                }
             }
         }
     }

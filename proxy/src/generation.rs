@@ -34,6 +34,7 @@ use crate::pin::hash::hash64;
 use crate::pin::policy::{CoreState, RulePolicy};
 use crate::pin::rules::Router;
 use crate::pin::state::UpstreamState;
+use crate::pin::table::{KeyMaker, TableMethod};
 use crate::session::headers::HeaderNames;
 use crate::setup::{Endpoint, Setup, UpstreamId};
 use crate::tls::{Client, Server};
@@ -128,6 +129,9 @@ pub struct Generation {
     pub router: Router,
     /// By rule.
     pub policies: Box<[Rc<RulePolicy>]>,
+    /// Makers of the keys of table pins that are a session's, with the service of each
+    /// ([`ServiceCore::pins`]): such pins end with it.
+    pub session_pins: Vec<(u32, KeyMaker)>,
     /// By place.
     pub listeners: Box<[ListenerCore]>,
     /// Bounds on response heads.
@@ -186,12 +190,15 @@ impl Generation {
             let key = keys.pin_key(&plan, rule);
             Rc::new(RulePolicy::new(rule, service, plan.services.len(), &key))
         };
+        let policies: Box<[_]> = plan.rules.iter().map(policy).collect();
+        let session_pins = session_pins(&plan, &policies);
         let forward = plan.session.as_ref().and_then(|s| s.forward.as_ref());
         Self {
             number: setup.number,
             identity: Identity::new(&plan, &keys.session),
             router: Router::new(&plan),
-            policies: plan.rules.iter().map(policy).collect(),
+            policies,
+            session_pins,
             listeners: setup
                 .listeners
                 .iter()
@@ -309,7 +316,7 @@ impl ServiceCore {
         };
         Self {
             index: index as u32,
-            pins: hash64(service.name.as_bytes(), 0) as u32,
+            pins: pin_number(service),
             candidates: RefCell::new(service.upstreams.iter().map(candidate).collect()),
             state: RefCell::new(CoreState::new(service, core, cores)),
             upstreams: endpoints
@@ -344,6 +351,26 @@ impl ServiceCore {
             }
         }
     }
+}
+
+/// One for each service with the method `session`.
+fn session_pins(plan: &Plan, policies: &[Rc<RulePolicy>]) -> Vec<(u32, KeyMaker)> {
+    let mut all: Vec<(u32, KeyMaker)> = Vec::new();
+    for (rule, policy) in plan.rules.iter().zip(policies) {
+        let service = pin_number(&plan.services[rule.service]);
+        let session = |maker: &&KeyMaker| *maker.method() == TableMethod::Session;
+        if let Some(maker) = policy.tables().iter().find(session)
+            && all.iter().all(|(known, _)| *known != service)
+        {
+            all.push((service, maker.clone()));
+        }
+    }
+    all
+}
+
+/// What table pins of a service are kept under.
+fn pin_number(service: &plan::Service) -> u32 {
+    hash64(service.name.as_bytes(), 0) as u32
 }
 
 /// Whether a connection that was made for one of these serves the other as well.

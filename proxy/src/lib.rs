@@ -28,6 +28,7 @@ pub mod serve;
 pub mod session;
 pub mod setup;
 pub mod shared;
+pub mod sockets;
 pub mod text;
 pub mod tls;
 pub mod wakers;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use holdfast_runtime::mesh::CallId;
 use holdfast_runtime::socket::Bound;
-use holdfast_store::shard::{Answer, Ask};
+use holdfast_store::shard::{Answer, Ask, Ends};
 
 use crate::attributes::keys::KeySet;
 use crate::pin::state::{AdminState, HealthState};
@@ -81,6 +81,8 @@ pub enum Message {
     LogBuffer(Vec<u8>),
     /// Data core to control: events of sessions and pins, as the shard told them.
     Events(Vec<crate::event::Event>),
+    /// Data core to data core: sessions have ended; for who holds something of theirs.
+    Ends(Arc<Ends>),
     /// Control to data core: a new configuration, for all requests that begin from now on.
     Reload {
         /// The configuration.

@@ -416,7 +416,7 @@ pub struct Applied {
     pub created: bool,
     /// The shard can hold no more sessions.
     pub full: bool,
-    /// What the other shards must do too.
+    /// What the other shards must do too, and this one where it has more.
     pub elsewhere: Option<Elsewhere>,
     /// JSON of the subject that the session has now and had not before, where that is bounded.
     pub gained: Option<Box<[u8]>>,
@@ -429,6 +429,8 @@ pub struct Elsewhere {
     pub subject: Box<[u8]>,
     /// But not this one.
     pub except: Option<Sid>,
+    /// This shard has more of them, for another turn.
+    pub here: bool,
 }
 
 /// Why a token is dead: as if none had been presented.

@@ -248,7 +248,7 @@ fn websocket() -> Vec<Key> {
     vec![
         key("gateway.websocket", Map, ABSENT, "WebSocket policy.", Yes),
         key(p("allowedOrigins"), Texts(Form::Origin), Is("[]"), "Origins besides the Host that may open a socket with a session cookie.", Yes),
-        key(p("onSessionEnd"), Enum(&["close", "keep"]), Is("close"), "What happens to the sockets of a session that ends.", No("closing the sockets of a session that ends")),
+        key(p("onSessionEnd"), Enum(&["close", "keep"]), Is("close"), "What happens to the sockets of a session that ends.", Yes),
         key(p("sessions"), Map, ABSENT, "Sockets that outlive a lost connection.", No("WebSocket persistence and recovery; a lost connection ends its socket")),
         key(p("sessions.enabled"), Bool, Is("true"), "Turns persistence and recovery on.", Yes),
         key(p("sessions.persistence"), Map, ABSENT, "Keeps the upstream connection of a lost client.", Yes),

@@ -278,6 +278,7 @@ impl Loop {
             | Message::LogBuffer(_)
             | Message::Reload { .. }
             | Message::Connection(_)
+            | Message::Ends(_)
             | Message::Explain(_)
             | Message::Keys(_)
             | Message::Drain

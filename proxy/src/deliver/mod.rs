@@ -6,6 +6,7 @@
 //! response goes on; an upstream connection is kept only if both messages ended where they should.
 
 pub mod body;
+pub mod frames;
 pub mod head;
 pub mod page;
 pub mod tunnel;

@@ -3,8 +3,11 @@
 //! Owns [`Conclusion`]. Runs on a data core, after the head of an answer and before its first byte goes
 //! on. Invariant: nothing is set for a session that has ended meanwhile. Tested end to end.
 
+use holdfast_runtime::yielder;
 use holdfast_store::id::Sid;
-use holdfast_store::session::{Applied, Apply, Commands, Destroy, Fresh, Target};
+use holdfast_store::session::{
+    Applied, Apply, Commands, Destroy, Elsewhere, Fresh, Reason, Target,
+};
 use holdfast_store::shard::{Answer, Ask};
 use holdfast_store::token::TokenText;
 
@@ -186,19 +189,32 @@ async fn carry_out(
         return Applied::default();
     };
     if let Some(elsewhere) = &applied.elsewhere {
-        for other in (0..core.sessions.cores).filter(|c| *c != owner) {
-            let ask = Ask::DestroySubject {
-                subject: elsewhere.subject.clone(),
-                except: elsewhere.except,
-                reason: holdfast_store::session::Reason::Subject,
-            };
-            core.sessions.ask(core, other, ask).await;
-        }
+        Box::pin(destroy_elsewhere(core, owner, elsewhere)).await;
     }
     if let (Some(subject), Some(sid)) = (&applied.gained, &applied.session) {
         subject::make_room(core, plan, subject, sid).await;
     }
     *applied
+}
+
+/// Ends a subject's sessions in all shards, in turns; in `owner`'s the first turn was done.
+async fn destroy_elsewhere(core: &'static Core, owner: usize, elsewhere: &Elsewhere) {
+    let shards = (0..core.sessions.cores).filter(|shard| *shard != owner || elsewhere.here);
+    for shard in shards {
+        loop {
+            let ask = Ask::DestroySubject {
+                subject: elsewhere.subject.clone(),
+                except: elsewhere.except,
+                reason: Reason::Subject,
+            };
+            match core.sessions.ask(core, shard, ask).await {
+                Some(Answer::Destroyed(turn)) if turn.more => {}
+                _ => break,
+            }
+            // Other requests of this core have their turn between.
+            yielder::turn().await;
+        }
+    }
 }
 
 fn count(core: &Core, applied: &Applied) {

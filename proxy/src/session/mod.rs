@@ -132,6 +132,11 @@ impl Attached {
 }
 
 impl Live {
+    /// Whether the session may have no record yet.
+    pub fn is_storeless(&self) -> bool {
+        matches!(self.target, Target::Storeless(_))
+    }
+
     /// What is built in of the session, as it is now.
     pub fn built_in(&self, core: &Core) -> BuiltIn {
         match &self.data {

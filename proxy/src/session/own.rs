@@ -112,7 +112,25 @@ impl Sessions {
     /// Answers a question to this core's shard.
     pub fn answer(&self, core: &Core, ask: Ask) -> Answer {
         let now = core.wall_ms();
-        core.with_entropy(|entropy| self.shard.borrow_mut().handle(ask, now, entropy))
+        let answer = core.with_entropy(|entropy| self.shard.borrow_mut().handle(ask, now, entropy));
+        self.tell_ends(core);
+        answer
+    }
+
+    /// Tells those that hold something of sessions that have ended: sockets and pins, on any core.
+    fn tell_ends(&self, core: &Core) {
+        if !self.shard.borrow().has_ends() {
+            return;
+        }
+        let ends = Arc::new(self.shard.borrow_mut().take_ends());
+        let pinned = !core.generation().session_pins.is_empty();
+        for (other, metrics) in core.shared.metrics.iter().enumerate() {
+            if other != self.home && (pinned || metrics.get(Metric::SocketsOpen) > 0) {
+                let ends = Arc::clone(&ends);
+                core.mesh.send(other, crate::message::Message::Ends(ends));
+            }
+        }
+        core.sessions_ended(&ends);
     }
 
     /// Asks the shard of `owner`, which may be this core's. `None` if it can't be asked.
@@ -165,6 +183,7 @@ impl Sessions {
         }
         shard.pins().sweep(wall, batch);
         drop(shard);
+        self.tell_ends(core);
         self.drain_events(core);
         let mut shard = self.shard.borrow_mut();
         let (counts, metrics) = (shard.counts(), core.metrics());

@@ -178,10 +178,12 @@ impl Shard {
         self.bury(work.slot, End::Destroyed(Reason::Upstream), now);
         done.destroyed += 1;
         if let (Destroy::All, Some(subject)) = (destroy, subject) {
-            done.destroyed += self.destroy_subject(&subject, None, Reason::Subject, now);
+            let turn = self.destroy_subject(&subject, None, Reason::Subject, now);
+            done.destroyed += turn.count;
             done.elsewhere = Some(Elsewhere {
                 subject,
                 except: None,
+                here: turn.more,
             });
         }
         None
@@ -196,10 +198,12 @@ impl Shard {
         else {
             return;
         };
-        done.destroyed += self.destroy_subject(&subject, Some(&sid), Reason::Subject, now);
+        let turn = self.destroy_subject(&subject, Some(&sid), Reason::Subject, now);
+        done.destroyed += turn.count;
         done.elsewhere = Some(Elsewhere {
             subject,
             except: Some(sid),
+            here: turn.more,
         });
     }
 

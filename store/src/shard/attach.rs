@@ -113,6 +113,21 @@ impl Shard {
             .map_or(&[], |entry| self.store.arena.get(entry.handle()))
     }
 
+    /// Notes a use that is no request.
+    pub(super) fn accessed(&mut self, slot: u32, now: u64) {
+        let quarter = Quarter::of(now);
+        let entry = self.store.at_mut(slot);
+        let flags = entry.flags;
+        if let Some(recency) = self.order.recency() {
+            recency.used(&mut self.store, slot, quarter, flags);
+        } else {
+            entry.accessed(quarter);
+            let expires = self.expires(slot);
+            self.order
+                .moved(&mut self.store, slot, now, expires, true, flags);
+        }
+    }
+
     #[inline]
     pub(super) fn touch(&mut self, slot: u32, now: u64) -> Valid {
         let (quarter, signed) = (Quarter::of(now), self.policy.signed);

@@ -7,6 +7,7 @@ use super::Shard;
 use super::slab::{Entry, flag};
 use crate::Entropy;
 use crate::event::EventKind;
+use crate::fields::Name;
 use crate::hlc::Stamp;
 use crate::id::{Secret, Sid};
 use crate::record::FieldKind;
@@ -36,6 +37,24 @@ pub struct SweepReport {
     pub wrapped: bool,
 }
 
+/// What one turn of a destroy of many did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Destroyed {
+    /// Sessions destroyed.
+    pub count: u32,
+    /// There are more: another turn is needed.
+    pub more: bool,
+}
+
+/// Names of sessions that have ended, for who holds something of theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// Which.
+    pub sids: Vec<Sid>,
+    /// There were more than are named: who holds something asks [`Shard::lives`].
+    pub missed: bool,
+}
+
 /// Why a session leaves.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
@@ -47,6 +66,10 @@ pub(super) enum End {
 /// Draws of a sid before the shard gives up on finding one of its own: with 1,024 shards this fails
 /// once in 10^13.
 const DRAWS: usize = 30 * 1024;
+/// Sessions that one turn of a destroy by field ends at most: less than a millisecond of work.
+pub const DESTROY_BATCH: usize = 256;
+/// Sessions that have ended, named at most until somebody takes the list.
+const MAX_ENDS: usize = 64 * 1024;
 /// Life of a storeless session where no timeout is configured.
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -223,6 +246,11 @@ impl Shard {
             index.remove(&self.store, slot);
         }
         self.order.remove(&mut self.store, slot);
+        if self.ends.sids.len() < MAX_ENDS {
+            self.ends.sids.push(sid);
+        } else {
+            self.ends.missed = true;
+        }
         let Self { sids, store, .. } = self;
         sids.remove(hash, slot, |s| store.at(s).sid.index_bits());
         self.store.remove(slot);
@@ -262,25 +290,80 @@ impl Shard {
         }
     }
 
-    /// Destroys all sessions of this shard whose subject is `subject` (JSON), but not `except`.
+    /// Destroys sessions of this shard whose subject is `subject` (JSON), but not `except`; at most
+    /// [`DESTROY_BATCH`].
     pub fn destroy_subject(
         &mut self,
         subject: &[u8],
         except: Option<&Sid>,
         reason: Reason,
         now: u64,
-    ) -> u32 {
-        let Some(index) = self.indexes.first() else {
-            return 0;
+    ) -> Destroyed {
+        self.destroy_all(0, subject, except, reason, now)
+    }
+
+    /// Destroys sessions of this shard whose indexed field `name` has `value` (JSON), at most
+    /// [`DESTROY_BATCH`]; none where `name` is not indexed.
+    pub fn destroy_by(&mut self, name: &Name, value: &[u8], reason: Reason, now: u64) -> Destroyed {
+        let index = self
+            .indexes
+            .iter()
+            .position(|index| index.name() == name.as_bytes());
+        index.map_or_else(Destroyed::default, |index| {
+            self.destroy_all(index, value, None, reason, now)
+        })
+    }
+
+    fn destroy_all(
+        &mut self,
+        index: usize,
+        value: &[u8],
+        except: Option<&Sid>,
+        reason: Reason,
+        now: u64,
+    ) -> Destroyed {
+        let Some(index) = self.indexes.get(index) else {
+            return Destroyed::default();
         };
-        let sids: Vec<Sid> = index
-            .all(&self.store, subject)
+        let mut sids = index
+            .all(&self.store, value)
             .map(|slot| self.store.at(slot).sid)
-            .filter(|sid| Some(sid) != except)
-            .collect();
-        sids.iter()
-            .map(|sid| u32::from(self.destroy(sid, reason, now)))
-            .sum()
+            .filter(|sid| Some(sid) != except);
+        let batch: Vec<Sid> = sids.by_ref().take(DESTROY_BATCH).collect();
+        let more = sids.next().is_some();
+        drop(sids);
+        let mut count = 0;
+        for sid in &batch {
+            count += u32::from(self.destroy(sid, reason, now));
+        }
+        Destroyed { count, more }
+    }
+
+    /// Whether sessions have ended since [`Self::take_ends`].
+    #[inline]
+    pub fn has_ends(&self) -> bool {
+        !self.ends.sids.is_empty()
+    }
+
+    /// The sessions that have ended since the last call, however they did.
+    pub fn take_ends(&mut self) -> Ends {
+        std::mem::take(&mut self.ends)
+    }
+
+    /// Whether a session goes on. `used`: its client gave a sign of life other than a request, which moves
+    /// the idle time on. `storeless`: it may have no record yet.
+    pub fn lives(&mut self, sid: &Sid, used: bool, storeless: bool, now: u64) -> bool {
+        let Some(slot) = self.find(sid) else {
+            return storeless && !self.tombstones.contains(sid);
+        };
+        if self.expires(slot) <= now {
+            self.bury(slot, End::Expired, now);
+            return false;
+        }
+        if used {
+            self.accessed(slot, now);
+        }
+        true
     }
 
     /// Whether evictions are near: seven eighths of a bound.

@@ -7,7 +7,7 @@ use super::Shard;
 use super::admin::{Filter, Page};
 use super::attach::Attached;
 use super::attributes::{Attributes, Bound};
-use super::life::Created;
+use super::life::{Created, Destroyed};
 use crate::Entropy;
 use crate::id::{Digest, Sid};
 use crate::merge::Effect;
@@ -35,7 +35,7 @@ pub enum Ask {
         /// Why.
         reason: Reason,
     },
-    /// [`Shard::destroy_subject`].
+    /// [`Shard::destroy_subject`]: one turn.
     DestroySubject {
         /// JSON of the subject.
         subject: Box<[u8]>,
@@ -78,12 +78,21 @@ pub enum Ask {
         /// Which.
         filter: Option<Box<Filter>>,
     },
-    /// Destroys what [`Shard::find_by`] finds.
+    /// [`Shard::destroy_by`]: one turn.
     FindAndDestroy {
         /// Which.
         filter: Box<Filter>,
         /// Why.
         reason: Reason,
+    },
+    /// [`Shard::lives`].
+    Lives {
+        /// Which.
+        sid: Sid,
+        /// It was used.
+        used: bool,
+        /// It may have no record yet.
+        storeless: bool,
     },
     /// [`Shard::merge`].
     Merge(Box<Record>),
@@ -149,8 +158,10 @@ pub enum Answer {
     Create(Option<Created>),
     /// To `Apply`.
     Apply(Box<Applied>),
-    /// To `Destroy`, `DestroySubject` and `FindAndDestroy`: how many.
-    Destroyed(u32),
+    /// To `Destroy`, `DestroySubject` and `FindAndDestroy`.
+    Destroyed(Destroyed),
+    /// To `Lives`.
+    Lives(bool),
     /// To `Holds` and `IsSubjects`.
     Holds(bool),
     /// To `MayRepeat`.
@@ -202,7 +213,8 @@ impl Shard {
             Ask::Create => Answer::Create(self.create(now, entropy)),
             Ask::Apply(apply) => Answer::Apply(Box::new(self.apply(&apply, now, entropy))),
             Ask::Destroy { sid, reason } => {
-                Answer::Destroyed(u32::from(self.destroy(&sid, reason, now)))
+                let count = u32::from(self.destroy(&sid, reason, now));
+                Answer::Destroyed(Destroyed { count, more: false })
             }
             Ask::DestroySubject {
                 subject,
@@ -224,13 +236,13 @@ impl Shard {
                 filter,
             } => Answer::List(self.list(cursor, limit, filter.as_deref(), now)),
             Ask::FindAndDestroy { filter, reason } => {
-                let sids: Vec<Sid> = self.find_by(&filter.name, &filter.value).collect();
-                Answer::Destroyed(
-                    sids.iter()
-                        .map(|sid| u32::from(self.destroy(sid, reason, now)))
-                        .sum(),
-                )
+                Answer::Destroyed(self.destroy_by(&filter.name, &filter.value, reason, now))
             }
+            Ask::Lives {
+                sid,
+                used,
+                storeless,
+            } => Answer::Lives(self.lives(&sid, used, storeless, now)),
             Ask::Merge(record) => Answer::Merge(self.merge(&record, now)),
             pin => self.handle_pin(pin, now),
         }

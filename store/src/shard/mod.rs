@@ -44,7 +44,7 @@ use std::sync::Arc;
 pub use admin::{Filter, Page, surplus};
 pub use attach::{Attached, Valid};
 pub use attributes::{Attribute, Attributes, Bound};
-pub use life::{Created, SweepReport};
+pub use life::{Created, DESTROY_BATCH, Destroyed, Ends, SweepReport};
 pub use message::{Answer, Ask, AttachAnswer};
 pub use order::{Frequency, HALF_LIFE};
 
@@ -166,6 +166,7 @@ pub struct Shard {
     totals: Box<dyn Totals>,
     counts: Counts,
     events: VecDeque<Event>,
+    ends: Ends,
     cursor: u32,
     revision: u32,
     /// Where fields are packed before it is known whether they fit.
@@ -195,6 +196,7 @@ impl Shard {
             totals,
             counts: Counts::default(),
             events: VecDeque::new(),
+            ends: Ends::default(),
             cursor: 0,
             revision: 0,
             scratch: Vec::new(),

@@ -424,13 +424,13 @@ impl World {
             let mut ends = self.model.with_subject(&subject);
             ends.retain(|s| self.model.shard(s) == shard && self.model.is_live(s, self.now));
             let except = elsewhere.except.as_ref();
-            let count = self.shards[shard].destroy_subject(
+            let turn = self.shards[shard].destroy_subject(
                 subject.as_bytes(),
                 except,
                 Reason::Subject,
                 self.now,
             );
-            assert_eq!(count as usize, ends.len());
+            assert_eq!((turn.count as usize, turn.more), (ends.len(), false));
             self.follow(shard, None, &ends);
         }
     }

@@ -97,14 +97,20 @@ pub async fn delete_by(
     let mut destroyed = 0u64;
     for filter in wanted.variants().into_iter().flatten() {
         for core in 0..admin.desk.shared.cores {
-            let ask = Ask::FindAndDestroy {
-                filter: Box::new(filter.clone()),
-                reason: Reason::Admin,
-            };
-            let Answer::Destroyed(count) = admin.desk.ask(core, ask).await? else {
-                return Err(strange());
-            };
-            destroyed += u64::from(count);
+            // In turns, so that no core is kept from its requests.
+            loop {
+                let ask = Ask::FindAndDestroy {
+                    filter: Box::new(filter.clone()),
+                    reason: Reason::Admin,
+                };
+                let Answer::Destroyed(turn) = admin.desk.ask(core, ask).await? else {
+                    return Err(strange());
+                };
+                destroyed += u64::from(turn.count);
+                if !turn.more {
+                    break;
+                }
+            }
         }
     }
     let mut response = json(
@@ -143,10 +149,10 @@ pub async fn delete(
         reason: Reason::Admin,
     };
     match admin.desk.ask(core, ask).await? {
-        Answer::Destroyed(0) => Err(no_such()),
-        Answer::Destroyed(count) => Ok(json(
+        Answer::Destroyed(turn) if turn.count == 0 => Err(no_such()),
+        Answer::Destroyed(turn) => Ok(json(
             StatusCode::OK,
-            &serde_json::json!({ "destroyed": count }),
+            &serde_json::json!({ "destroyed": turn.count }),
         )),
         _ => Err(strange()),
     }

@@ -13,6 +13,7 @@ mod lifetime;
 mod origin;
 mod rotation;
 mod signed;
+mod sockets;
 mod sources;
 mod subject;
 mod tokens;

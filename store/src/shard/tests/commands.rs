@@ -251,3 +251,86 @@ fn destroy_this_others_all() {
     );
     assert_eq!(b.shard.counts().destroyed, 5);
 }
+
+#[test]
+fn many_sessions_of_a_subject_end_in_turns() {
+    let mut b = bench(|_| {});
+    let many = DESTROY_BATCH * 2 + 10;
+    let tokens: Vec<_> = (0..many)
+        .map(|_| {
+            let token = b.create();
+            b.login(&token, r#"{"userId":"u"}"#).token.unwrap()
+        })
+        .collect();
+    let done = b.apply(
+        tokens[3].target(),
+        Commands {
+            destroy: Some(Destroy::Others),
+            ..Commands::default()
+        },
+    );
+    assert_eq!(done.destroyed as usize, DESTROY_BATCH);
+    let elsewhere = done.elsewhere.unwrap();
+    assert!(elsewhere.here, "there are more");
+    let mut turns = Vec::new();
+    loop {
+        let turn = b.shard.destroy_subject(
+            &elsewhere.subject,
+            elsewhere.except.as_ref(),
+            Reason::Subject,
+            b.now,
+        );
+        turns.push(turn.count as usize);
+        if !turn.more {
+            break;
+        }
+    }
+    assert_eq!(
+        turns,
+        [DESTROY_BATCH, 9],
+        "and the one that was spared stays"
+    );
+    b.valid(&tokens[3]);
+    let name = crate::fields::Name::new("userId");
+    let turn = b.shard.destroy_by(&name, b"\"u\"", Reason::Admin, b.now);
+    assert_eq!((turn.count, turn.more), (1, false));
+    let none = crate::fields::Name::new("cart");
+    let turn = b.shard.destroy_by(&none, b"\"u\"", Reason::Admin, b.now);
+    assert_eq!((turn.count, turn.more), (0, false), "not indexed");
+}
+
+#[test]
+fn every_end_is_named_once() {
+    let mut b = bench(|p| {
+        (p.max_sessions, p.timeout) = (3, 60_000);
+    });
+    let first = b.create();
+    let (second, third) = (b.create(), b.create());
+    assert!(!b.shard.has_ends());
+    let fourth = b.create();
+    let ends = b.shard.take_ends();
+    assert_eq!(
+        (ends.sids, ends.missed),
+        (vec![first.sid], false),
+        "evicted"
+    );
+    b.shard.destroy(&second.sid, Reason::Admin, b.now);
+    b.shard.destroy(&second.sid, Reason::Admin, b.now);
+    b.now += 59_000;
+    assert!(b.shard.lives(&third.sid, true, false, b.now));
+    assert!(b.shard.lives(&fourth.sid, false, false, b.now));
+    b.now += 2_000;
+    b.shard.sweep(b.now, 100);
+    assert_eq!(b.shard.take_ends().sids, [second.sid, fourth.sid]);
+    assert!(
+        b.shard.lives(&third.sid, false, false, b.now),
+        "it was used"
+    );
+    assert!(!b.shard.lives(&second.sid, true, true, b.now));
+    b.now += 60_000;
+    assert!(!b.shard.lives(&third.sid, true, false, b.now));
+    assert_eq!(b.shard.take_ends().sids, [third.sid], "however it is found");
+    let unknown = crate::id::Sid([9; 16]);
+    assert!(b.shard.lives(&unknown, false, true, b.now), "no record yet");
+    assert!(!b.shard.lives(&unknown, false, false, b.now));
+}
