@@ -18,6 +18,7 @@ use holdfast_runtime::stream::Stream;
 use http::HeaderMap;
 
 use crate::h2::Exchange;
+use crate::h2::flow::Pace;
 
 /// Over how long it is judged how fast a client reads.
 const READ_WINDOW: Duration = Duration::from_secs(10);
@@ -88,8 +89,8 @@ impl Client {
     }
 
     /// Sets the deadline of a [`Client::write`] of an answer's body: it fails where the client takes less
-    /// than `rate` bytes a second; with a rate of 0, where it takes nothing for `stall`. A stream takes
-    /// what is written within `stall`: of a large answer that is some 100 bytes a second too.
+    /// than `rate` bytes a second; with a rate of 0, where it takes nothing for `stall` (of a stream: not
+    /// all that is written).
     #[inline]
     pub fn arm_slow(&self, rate: u64, stall: Duration) {
         match self {
@@ -97,6 +98,10 @@ impl Client {
                 stream.arm_slow(READ_WINDOW, rate * READ_WINDOW.as_secs());
             }
             Self::Socket(stream) => stream.arm_slow(stall / 2, 1),
+            Self::H2(exchange) if rate > 0 => exchange.arm_pace(Pace {
+                window: READ_WINDOW,
+                least: usize::try_from(rate * READ_WINDOW.as_secs()).unwrap_or(usize::MAX - 1),
+            }),
             Self::H2(exchange) => exchange.arm(stall),
         }
     }

@@ -133,6 +133,8 @@ pub async fn forward(
                 tries -= 1;
                 continue;
             }
+            // Another upstream could be had no more than this one, and a pin is not to move for it.
+            Failure::Connect(ConnectError::Exhausted) => return Err(refusal(&failure)),
             Failure::Connect(_) if tries < retry.attempts => {}
             Failure::Unprocessed if tries < retry.attempts && at_hand => {}
             Failure::Stale | Failure::NoAnswer if tries < retry.attempts && resendable => {}
@@ -282,6 +284,9 @@ async fn read_head(
             .map_err(|r| Failure::Malformed(r.reason))?;
             if progress == Progress::Complete {
                 if !conn.response.is_interim() {
+                    if conn.response.status == 101 && conn.client.h2().is_some() {
+                        is_opened(conn, exchange.input.as_slice())?;
+                    }
                     exchange.up.link.disarm();
                     return Ok(());
                 }
@@ -301,6 +306,29 @@ async fn read_head(
                 other => other,
             });
         }
+    }
+}
+
+/// Of a WebSocket that came by extended CONNECT we are the client, who must check the answer to its key
+/// (RFC 6455, 4.1); a client of HTTP/1.1 checks it itself.
+#[cold]
+fn is_opened(conn: &Conn, input: &[u8]) -> Result<(), Failure> {
+    let value = |lines: &[parse::Line], buf: &[u8], name: &[u8]| {
+        let mut all = lines
+            .iter()
+            .filter(|l| l.name(buf).eq_ignore_ascii_case(name));
+        let value = all.next().map(|l| l.value(buf).to_vec());
+        value.filter(|_| all.next().is_none())
+    };
+    let asked = conn.input.as_slice();
+    let key = value(&conn.head.lines, asked, b"sec-websocket-key").unwrap_or_default();
+    let accept = value(&conn.response.lines, input, b"sec-websocket-accept");
+    if accept.as_deref() == Some(crate::h2::head::websocket_accept(&key).as_bytes()) {
+        Ok(())
+    } else {
+        Err(Failure::Malformed(
+            "the upstream answered the WebSocket handshake wrongly",
+        ))
     }
 }
 
@@ -378,6 +406,7 @@ fn count(core: &Core, generation: &Generation, at: UpstreamRef, failure: &Failur
     let metric = match failure {
         Failure::Connect(ConnectError::Failed) => Metric::UpstreamConnectErrors,
         Failure::Connect(ConnectError::Tls) => Metric::UpstreamTlsErrors,
+        Failure::Connect(ConnectError::Exhausted) => Metric::UpstreamExhausted,
         Failure::Connect(ConnectError::TimedOut) | Failure::TimedOut => Metric::UpstreamTimeouts,
         Failure::Stale | Failure::Unprocessed => Metric::UpstreamStale,
         Failure::NoAnswer => Metric::UpstreamResets,
@@ -388,7 +417,10 @@ fn count(core: &Core, generation: &Generation, at: UpstreamRef, failure: &Failur
     core.metrics().count(metric);
     if !matches!(
         failure,
-        Failure::Stale | Failure::Unprocessed | Failure::Body(_)
+        Failure::Stale
+            | Failure::Unprocessed
+            | Failure::Body(_)
+            | Failure::Connect(ConnectError::Exhausted)
     ) {
         bump(&generation.upstream(at).metrics().failures, 1);
         core.outcome(generation, at, false);
@@ -399,6 +431,9 @@ fn status(failure: &Failure) -> (u16, &'static str) {
     match failure {
         Failure::Connect(ConnectError::Failed) => (502, "the upstream refused the connection"),
         Failure::Connect(ConnectError::Tls) => (502, "the TLS handshake with the upstream failed"),
+        Failure::Connect(ConnectError::Exhausted) => {
+            (503, "the gateway can open no more connections")
+        }
         Failure::Connect(ConnectError::TimedOut) => {
             (504, "the upstream took no connection in time")
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use holdfast_config::plan::{Protocol, UpstreamAddress};
 use holdfast_runtime::deadline::Expire;
+use holdfast_runtime::socket::is_exhausted;
 use holdfast_runtime::stream::{Stream, Target};
 use holdfast_runtime::tls::handshake;
 
@@ -62,6 +63,8 @@ pub struct Pool {
 pub enum ConnectError {
     /// Refused, unreachable, no such name or file.
     Failed,
+    /// This machine has no descriptor, port or memory for it: not the upstream's fault.
+    Exhausted,
     /// Not within `connectTimeout`.
     TimedOut,
     /// The TLS handshake failed: no TLS there, or a certificate that does not verify.
@@ -202,7 +205,17 @@ pub async fn connect(
     };
     let connected = Stream::connect(&target, limit).await;
     let mut stream = connected.map_err(|e| {
-        if e.kind() == std::io::ErrorKind::TimedOut {
+        if is_exhausted(&e) || e.raw_os_error() == Some(libc::EADDRNOTAVAIL) {
+            static SAID: crate::log::Limited = crate::log::Limited::new(Duration::from_secs(10));
+            SAID.warn(|| {
+                let id = &service.upstreams[at.upstream as usize].id;
+                format!(
+                    "no connection to upstream {}/{id} for want of a file or port here: {e}",
+                    service.name
+                )
+            });
+            ConnectError::Exhausted
+        } else if e.kind() == std::io::ErrorKind::TimedOut {
             ConnectError::TimedOut
         } else {
             ConnectError::Failed

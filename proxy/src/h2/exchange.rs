@@ -22,7 +22,7 @@ use holdfast_runtime::deadline::{Expire, Slot};
 use holdfast_runtime::stream::Stream;
 use http::HeaderMap;
 
-use super::flow::{Chunk, Inflow, Outflow};
+use super::flow::{Chunk, Inflow, Outflow, Pace};
 use super::head;
 
 /// See the module.
@@ -32,6 +32,7 @@ pub struct Exchange {
     inflow: Inflow,
     respond: RefCell<SendResponse<Chunk>>,
     outflow: OnceCell<Outflow>,
+    pace: std::cell::Cell<Option<Pace>>,
     state: std::cell::Cell<State>,
     /// Why the request is refused, if it could not be said as text.
     pub fault: Option<head::Fault>,
@@ -65,6 +66,7 @@ impl Exchange {
             inflow: Inflow::new(body),
             respond: RefCell::new(respond),
             outflow: OnceCell::new(),
+            pace: std::cell::Cell::new(None),
             state: std::cell::Cell::new(State::Asked),
             fault,
             tunnel,
@@ -84,7 +86,13 @@ impl Exchange {
 
     /// Sets the deadline of what is written.
     pub fn arm(&self, after: Duration) {
+        self.pace.set(None);
         self.slot.arm(after, Expire::Wake);
+    }
+
+    /// Sets how fast the client must take what is written.
+    pub fn arm_pace(&self, pace: Pace) {
+        self.pace.set(Some(pace));
     }
 
     /// Takes it away.
@@ -143,7 +151,7 @@ impl Exchange {
             return Ok(());
         }
         let outflow = self.outflow.get().ok_or(io::ErrorKind::NotConnected)?;
-        outflow.write(&self.slot, out, end).await?;
+        outflow.write(&self.slot, self.pace.get(), out, end).await?;
         if end {
             self.state.set(State::Ended);
         }

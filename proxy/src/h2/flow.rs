@@ -13,11 +13,12 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use holdfast_runtime::buffers::Buffer;
-use holdfast_runtime::deadline::Slot;
+use holdfast_runtime::deadline::{Expire, Slot};
 use http::HeaderMap;
 
 use crate::text::Sink;
@@ -132,6 +133,15 @@ impl In {
     }
 }
 
+/// How fast a peer must give window: so many bytes within each such time.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The time.
+    pub window: Duration,
+    /// The bytes.
+    pub least: usize,
+}
+
 /// Content that goes out.
 #[derive(Debug)]
 pub struct Outflow(RefCell<SendStream<Chunk>>);
@@ -142,13 +152,27 @@ impl Outflow {
         Self(RefCell::new(stream))
     }
 
-    /// Sends all of `out`, as the peer's windows take it; `end` says that nothing follows.
+    /// Sends all of `out`, as the peer's windows take it; `end` says that nothing follows. A `pace` sets
+    /// the slot's deadline.
     ///
     /// # Errors
     /// `TimedOut` where the slot's deadline passed; else the stream was reset, or its connection is
     /// gone.
-    pub async fn write(&self, slot: &Slot, mut out: Buffer, end: bool) -> io::Result<()> {
+    pub async fn write(
+        &self,
+        slot: &Slot,
+        pace: Option<Pace>,
+        mut out: Buffer,
+        end: bool,
+    ) -> io::Result<()> {
+        let mut taken = usize::MAX;
         while !out.is_empty() {
+            if let Some(pace) = pace
+                && taken >= pace.least
+            {
+                slot.arm(pace.window, Expire::Wake);
+                taken = 0;
+            }
             self.0.borrow_mut().reserve_capacity(out.len());
             let room = slot
                 .until(poll_fn(|cx| self.poll_room(cx)))
@@ -160,6 +184,7 @@ impl Outflow {
             }
             let mut part = Buffer::with_capacity(room);
             part.put(out.as_slice().get(..room).unwrap_or_default());
+            taken = taken.saturating_add(room);
             out.consume(room);
             let sent = self.0.borrow_mut().send_data(Chunk(part), false);
             sent.map_err(gone)?;

@@ -5,8 +5,13 @@
 //! from the text that the path wrote (RFC 9113, section 8).
 //!
 //! Invariants: what cannot be said in text without a second meaning is refused, never repaired; no
-//! field that is about one connection crosses. Tested below and end to end.
+//! field that is about one connection crosses. Of a `:path`, the library drops a fragment (`#`) before it
+//! gets here: no upstream sees one, but it is not refused as RFC 9113, 8.3.1 would have it.
+//! Tested below and end to end.
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use holdfast_runtime::buffers::Buffer;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -90,6 +95,14 @@ pub fn request_text(
     }
     out.put(b"\r\n");
     Ok(())
+}
+
+/// What an upstream answers the key of a WebSocket handshake with (RFC 6455, 4.2.2).
+pub fn websocket_accept(key: &[u8]) -> String {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key);
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(hash.finish())
 }
 
 /// One Host line, of `:authority` where there is one (RFC 9113, 8.3.1).

@@ -171,6 +171,9 @@ impl Wire {
         }
         let n = bytes.len().min(filling.spare_len());
         filling.put(bytes.get(..n).unwrap_or_default());
+        if let Some(watch) = &self.watch {
+            watch.borrow_mut().sent(n);
+        }
         Poll::Ready(Ok(n))
     }
 

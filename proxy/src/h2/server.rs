@@ -311,6 +311,8 @@ fn metric(flood: Flood) -> Metric {
         Flood::Settings => Metric::Http2Settings,
         Flood::Pings => Metric::Http2Pings,
         Flood::Empty => Metric::Http2Empty,
+        Flood::Windows => Metric::Http2Windows,
+        Flood::Unknown => Metric::Http2Unknown,
     }
 }
 

@@ -393,7 +393,7 @@ impl Call {
     /// See [`Outflow::write`].
     pub async fn write(&self, out: Buffer, end: bool) -> io::Result<()> {
         let outflow = self.outflow.get().ok_or(io::ErrorKind::NotConnected)?;
-        outflow.write(&self.out_slot, out, end).await
+        outflow.write(&self.out_slot, None, out, end).await
     }
 
     /// Says that nothing more comes, but for these trailers.

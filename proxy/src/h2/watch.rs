@@ -5,7 +5,7 @@
 //!
 //! Frames that carry no content cost us work and their sender little: streams begun and reset at once
 //! (CVE-2023-44487), heads cut into CONTINUATION frames (CVE-2024-27316), settings and pings that want
-//! an answer, empty DATA frames, PRIORITY. Each kind has a bound in a window of [`WINDOW_MS`]. The h2
+//! an answer, empty DATA frames, PRIORITY, windows given in crumbs, frames of unknown types. Each kind has a bound in a window of [`WINDOW_MS`]. The h2
 //! crate has bounds of its own behind this one; here they are counted by kind, and configured.
 //!
 //! Invariants: no input panics; the work is linear in the frames. It deliberately checks nothing of
@@ -22,9 +22,16 @@ const DATA: u8 = 0;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const HEADERS: u8 = 1;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+/// Bytes that we sent which give a peer reason for one WINDOW_UPDATE: less than any sensible one gives back.
+const BYTES_PER_UPDATE: u32 = 64;
+/// How many of them a stream is reason for.
+const UPDATES_PER_STREAM: u32 = 4;
 
 /// What there is too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +44,12 @@ pub enum Flood {
     Settings,
     /// PING.
     Pings,
-    /// PRIORITY, and DATA without content.
+    /// PRIORITY, GOAWAY, and DATA without content.
     Empty,
+    /// WINDOW_UPDATE, more of them than what we sent gives reason for.
+    Windows,
+    /// Frames of types that HTTP/2 does not have, which are to be ignored (RFC 9113, 4.1).
+    Unknown,
 }
 
 /// Bounds, in frames of each kind within the window.
@@ -59,8 +70,11 @@ pub struct Watch {
     header: [u8; 9],
     have: usize,
     since_ms: u64,
-    counts: [u32; 4],
+    counts: [u32; 6],
     continuations: u32,
+    /// WINDOW_UPDATEs that there is reason for, in this window and in the one before.
+    reasons: [u32; 2],
+    sent: u32,
 }
 
 impl Watch {
@@ -72,9 +86,25 @@ impl Watch {
             header: [0; 9],
             have: 0,
             since_ms: 0,
-            counts: [0; 4],
+            counts: [0; 6],
             continuations: 0,
+            reasons: [0; 2],
+            sent: 0,
         }
+    }
+
+    /// Takes note of so many bytes that went to the peer.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent = self
+            .sent
+            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.reason(self.sent / BYTES_PER_UPDATE);
+        self.sent %= BYTES_PER_UPDATE;
+    }
+
+    fn reason(&mut self, more: u32) {
+        let [now, _] = &mut self.reasons;
+        *now = now.saturating_add(more);
     }
 
     /// Takes note of the next bytes.
@@ -116,15 +146,30 @@ impl Watch {
             SETTINGS => (1, Flood::Settings),
             PING => (2, Flood::Pings),
             PRIORITY => (3, Flood::Empty),
+            GOAWAY => (3, Flood::Empty),
             DATA if self.skip == 0 && flags & END_STREAM == 0 => (3, Flood::Empty),
+            WINDOW_UPDATE => (4, Flood::Windows),
+            HEADERS => {
+                self.reason(UPDATES_PER_STREAM);
+                return None;
+            }
+            CONTINUATION.. => (5, Flood::Unknown),
             _ => return None,
         };
         if now_ms.saturating_sub(self.since_ms) >= WINDOW_MS {
             self.since_ms = now_ms;
-            self.counts = [0; 4];
+            self.counts = [0; 6];
+            self.reasons = [0, self.reasons[0]];
         }
         let bound = match flood {
             Flood::Resets => self.bounds.resets,
+            Flood::Windows if self.bounds.control > 0 => {
+                let [now, before] = self.reasons;
+                self.bounds
+                    .control
+                    .saturating_add(now)
+                    .saturating_add(before)
+            }
             _ => self.bounds.control,
         };
         let count = self.counts.get_mut(index)?;
@@ -197,13 +242,29 @@ mod tests {
             assert_eq!(watch.feed(&frame(DATA, 0, b"x"), 1), None);
             assert_eq!(watch.feed(&frame(DATA, END_STREAM, b""), 1), None);
             assert_eq!(watch.feed(&frame(1, 4, b"head"), 1), None);
-            assert_eq!(watch.feed(&frame(8, 0, b"1234"), 1), None);
+            watch.sent(64);
+            assert_eq!(watch.feed(&frame(WINDOW_UPDATE, 0, b"1234"), 1), None);
             assert_eq!(watch.feed(&frame(CONTINUATION, 4, b"head"), 1), None);
         }
         assert_eq!(
             (0..6).find_map(|_| watch.feed(&frame(DATA, 0, b""), 1)),
             Some(Flood::Empty)
         );
+    }
+
+    #[test]
+    fn windows_are_given_for_what_was_sent() {
+        let mut watch = watch();
+        let update = frame(WINDOW_UPDATE, 0, b"1234");
+        watch.sent(640);
+        watch.feed(&frame(HEADERS, 4, b"head"), 1);
+        let within = 5 + 10 + UPDATES_PER_STREAM as usize;
+        assert_eq!(watch.feed(&update.repeat(within), 1), None);
+        // What was sent in the window before is reason too, and nothing that is older.
+        let (second, third) = (WINDOW_MS + 1, 2 * WINDOW_MS + 2);
+        assert_eq!(watch.feed(&update.repeat(within), second), None);
+        assert_eq!(watch.feed(&update.repeat(5), third), None);
+        assert_eq!(watch.feed(&update, third), Some(Flood::Windows));
     }
 
     #[test]

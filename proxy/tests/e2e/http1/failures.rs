@@ -272,3 +272,39 @@ fn plain_gateways_answer_when_the_upstream_is_back() {
         Some(()).filter(|()| gateway.get("/").status() == 200)
     });
 }
+
+#[test]
+fn a_machine_without_files_left_is_no_fault_of_the_upstream() {
+    let upstream = Upstream::new("a", |_| Reply::ok("a").header("Connection", "close"));
+    let passive = "passiveHealth: { failures: 1, window: 10s, eject: 1h }\n";
+    let gateway = plain_with(&[&upstream], "runtime: { cores: 1 }\n", passive);
+    let limit = |soft: &str| {
+        let (pid, soft) = (gateway.pid().to_string(), format!("--nofile={soft}:20000"));
+        let set = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &soft])
+            .status();
+        assert!(set.expect("prlimit").success());
+    };
+    let mut connection = gateway.connect();
+    connection
+        .exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect(200);
+    limit("3");
+    for _ in 0..3 {
+        connection
+            .exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .expect(503);
+    }
+    limit("20000");
+    connection
+        .exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect(200);
+    gateway.expect_metric("upstream_errors_total", &["exhausted"], 3.0);
+    gateway.expect_metric("upstream_errors_total", &["connect"], 0.0);
+    assert!(
+        gateway
+            .stderr
+            .text()
+            .contains("no connection to upstream app/a")
+    );
+}

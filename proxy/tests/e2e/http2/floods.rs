@@ -77,6 +77,14 @@ fn frames_without_content_end_the_connection() {
 }
 
 #[test]
+fn windows_and_unknown_frames_without_end_end_the_connection() {
+    flood("windows", |_| {
+        Frame::new(WINDOW_UPDATE, 0, 0, 1u32.to_be_bytes()).bytes()
+    });
+    flood("unknown", |_| Frame::new(0xee, 0, 0, b"whatever").bytes());
+}
+
+#[test]
 fn a_head_that_unpacks_to_far_more_than_it_is_ends_the_connection() {
     flood("calm", |n| {
         let mut block = head(&get("/"));
@@ -147,4 +155,32 @@ fn streams_whose_reset_comes_with_them_ask_no_upstream() {
     peer.answer(41).expect(200);
     gateway.expect_metric("http2_streams_total", &[], 21.0);
     assert_eq!((upstream.count(), upstream.accepted()), (1, 1));
+}
+
+#[test]
+fn streams_that_get_no_window_are_reset_and_let_their_upstream_go() {
+    let upstream = Upstream::new("a", |_| crate::harness::Reply::ok("x".repeat(300_000)));
+    let keys = "limits: { minBodyRate: 1000 }\nruntime: { cores: 1 }\n";
+    let gateway = Gateway::start(&format!("{}{keys}", service(&[&upstream])));
+    // SETTINGS_INITIAL_WINDOW_SIZE of 0.
+    let mut peer = Peer::connect(&gateway, &[0, 4, 0, 0, 0, 0]);
+    peer.send(WINDOW_UPDATE, 0, 0, 1_000_000u32.to_be_bytes());
+    for stream in [1, 3, 5, 7] {
+        peer.head(stream, &get("/"), true);
+        peer.until("a head", |f| f.kind == HEADERS && f.stream == stream);
+    }
+    // One gets a crumb, which is no pace; one gets all.
+    peer.send(WINDOW_UPDATE, 0, 3, 1u32.to_be_bytes());
+    peer.send(WINDOW_UPDATE, 0, 7, 300_000u32.to_be_bytes());
+    assert_eq!(peer.answer(7).expect(200).body().len(), 300_000);
+    for stream in [1, 3, 5] {
+        assert!(peer.answer(stream).reset().is_some(), "stream {stream}");
+    }
+    gateway.expect_metric("http2_stalls_total", &[], 3.0);
+    crate::harness::eventually("their upstream connections are closed", || {
+        (upstream.open() <= 1).then_some(())
+    });
+    peer.head(9, &get("/"), true);
+    peer.send(WINDOW_UPDATE, 0, 9, 300_000u32.to_be_bytes());
+    peer.answer(9).expect(200);
 }

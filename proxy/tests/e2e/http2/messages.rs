@@ -251,6 +251,25 @@ fn a_websocket_opens_by_extended_connect_and_carries_bytes_both_ways() {
 }
 
 #[test]
+fn a_websocket_whose_upstream_does_not_know_the_key_is_not_opened() {
+    for line in ["Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", ""] {
+        let upstream = Upstream::raw("socket", move |link| {
+            if link.request().is_some() {
+                link.send(format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{line}\r\n"));
+            }
+        });
+        let gateway = Gateway::start(&service(&[&upstream]));
+        let mut peer = Peer::connect(&gateway, &[]);
+        let mut fields = request("CONNECT", "/chat");
+        fields.extend([(":protocol", "websocket"), ("sec-websocket-version", "13")]);
+        peer.head(1, &fields, false);
+        let answer = peer.answer(1);
+        assert!(answer.body().starts_with(b"502 "), "{answer:?}");
+        gateway.expect_metric("upstream_errors_total", &["malformed"], 1.0);
+    }
+}
+
+#[test]
 fn host_alone_names_the_authority() {
     let (upstream, gateway) = setting();
     let mut peer = Peer::connect(&gateway, &[]);
