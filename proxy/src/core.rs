@@ -43,6 +43,8 @@ use crate::wakers::Wakers;
 const TURN: Duration = Duration::from_millis(200);
 /// Events kept between two turns; more are dropped and counted.
 const MAX_EVENTS: usize = 16 * 1024;
+/// Messages to the control thread that may wait when events are passed on.
+const MAX_TOLD: usize = 64;
 /// See the module.
 pub struct Core {
     /// Which data core.
@@ -375,7 +377,9 @@ impl Core {
             return;
         }
         let upstream = generation.upstream(at);
-        if !ok || upstream.failing.get() {
+        if (!ok || upstream.failing.get())
+            && !self.sessions.is_congested(self, self.shared.control())
+        {
             upstream.failing.set(!ok);
             let upstream = upstream.id();
             self.mesh
@@ -616,7 +620,10 @@ async fn turns(core: &'static Core) {
         let generation = core.generation();
         core.sessions
             .turn(core, &generation, turn * TURN.as_millis() as u64);
-        core.tell();
+        // Where the control thread stands still they wait here, where they have a bound.
+        if core.mesh.waiting(core.shared.control()) < MAX_TOLD {
+            core.tell();
+        }
         gauges(core, &generation);
         if turn.is_multiple_of(5) {
             core.metrics().count(Metric::Turns);

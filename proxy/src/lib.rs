@@ -9,6 +9,7 @@ pub mod accept;
 pub mod accesslog;
 pub mod attributes;
 pub mod boot;
+pub mod boundary;
 pub mod control;
 pub mod core;
 pub mod deliver;

@@ -337,3 +337,28 @@ fn an_awake_reader_is_never_rung() {
     assert_eq!(got, 100);
     assert_eq!((first.id(), first.parties()), (0, 2));
 }
+
+#[test]
+fn a_spill_queue_says_when_it_is_congested_and_loses_nothing() {
+    let mut ports = mesh::build::<usize>(3, 4);
+    let reader = ports.remove(1).local();
+    let sender = ports.remove(0).local();
+    let all = 4 + mesh::CONGESTED;
+    for n in 0..all - 1 {
+        sender.send(1, n);
+    }
+    assert!(!sender.is_congested(1));
+    sender.send(1, all - 1);
+    assert!(sender.is_congested(1) && !sender.is_congested(2) && !sender.is_congested(0));
+    assert!(!sender.is_congested(7), "nobody");
+    assert_eq!((sender.waiting(1), sender.waiting(2)), (all, 0));
+    let mut next = 0;
+    while next < all {
+        reader.drain(&mut |_, n| {
+            assert_eq!(n, next, "in order");
+            next += 1;
+        });
+        sender.drain(&mut |_, _| ());
+    }
+    assert!(!sender.is_congested(1));
+}

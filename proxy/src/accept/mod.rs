@@ -36,6 +36,7 @@ use holdfast_runtime::tls::Channel;
 
 pub use client::Client;
 
+use crate::boundary;
 use crate::core::Core;
 use crate::generation::Generation;
 use crate::h2;
@@ -308,7 +309,8 @@ pub fn closed(core: &Core) {
 /// Serves a connection that must say first whom it speaks for.
 async fn run_proxied(core: &'static Core, mut conn: Conn) {
     // Boxed, so that it takes no room once it is done.
-    if Box::pin(proxied::header(core, &mut conn)).await {
+    let header = Box::pin(proxied::header(core, &mut conn));
+    if boundary::within(core, header).await == Some(true) {
         return match conn.generation.tls(conn.listener).is_some() {
             true => tls::secure(core, conn).await,
             false => run(core, conn).await,
@@ -324,7 +326,8 @@ async fn run(core: &'static Core, mut conn: Conn) {
         let mut next = wait(core, &mut conn).await;
         if next == Wait::Request {
             // Boxed, so that a connection that waits holds no room for a request's work.
-            next = Box::pin(burst(core, &mut conn)).await;
+            let work = Box::pin(burst(core, &mut conn));
+            next = boundary::within(core, work).await.unwrap_or(Wait::Gone);
         }
         match next {
             Wait::Request => {}
@@ -340,7 +343,7 @@ async fn run(core: &'static Core, mut conn: Conn) {
                 return;
             }
             Wait::Http2 => {
-                Box::pin(h2::run(core, conn)).await;
+                boundary::within(core, Box::pin(h2::run(core, conn))).await;
                 return closed(core);
             }
             Wait::Move(owner) => return moving::send(core, conn, owner),

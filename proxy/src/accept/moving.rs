@@ -52,7 +52,7 @@ pub fn destination(core: &Core, conn: &Conn, identified: &Identified) -> Option<
     if stays {
         return None;
     }
-    if is_full(core, owner) {
+    if is_full(core, owner) || core.sessions.is_congested(core, owner) {
         core.metrics().count(Metric::ConnectionsStayed);
         return None;
     }

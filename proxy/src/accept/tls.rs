@@ -13,6 +13,7 @@ use holdfast_runtime::stream::Stream;
 use holdfast_runtime::tls::handshake::{self, Agreed, Facts, Failure};
 
 use super::{Client, Conn, LINGER, closed, drain_input, run};
+use crate::boundary;
 use crate::core::Core;
 use crate::h2;
 use crate::metrics::Metric;
@@ -47,14 +48,15 @@ const PLAIN_PAGE: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// Makes the handshake, and serves the connection.
 pub async fn secure(core: &'static Core, mut conn: Conn) {
     // Boxed, so that its room is given back before the first request.
-    if Box::pin(handshake(core, &mut conn)).await {
+    let shaking = Box::pin(handshake(core, &mut conn));
+    if boundary::within(core, shaking).await == Some(true) {
         // THE place where the protocol that TLS agreed on decides who serves the connection.
         if !conn.secured.as_ref().is_some_and(|s| s.is_http2()) {
             return run(core, conn).await;
         }
         conn.requests = 1;
         let wire = conn.client.wire().clone();
-        Box::pin(h2::run(core, conn)).await;
+        boundary::within(core, Box::pin(h2::run(core, conn))).await;
         wire.shutdown(Shutdown::Write).ok();
     } else {
         drop(conn);

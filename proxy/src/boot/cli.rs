@@ -18,11 +18,69 @@ usage:
   holdfast check -c FILE [-c FILE ...]   validate, and print what would run
   holdfast demo                          run with two built-in upstreams on 127.0.0.1:8080
   holdfast schema                        print the JSON Schema of the configuration
+  holdfast COMMAND --help                what a command does
   holdfast --version | --help
 
 Several files are merged in order: maps merge, scalars and lists replace.
 Exit codes: 0 done, 1 failed while running, 2 wrong words or a wrong configuration.
 ";
+
+const FILES: &str = "
+  -c FILE, --config FILE    a configuration file, YAML; several are merged in order: maps merge, scalars
+                            and lists replace
+  -h, --help                this text
+";
+
+/// A command: its word, what its help begins with, and whether it takes files.
+struct Command {
+    word: &'static str,
+    help: &'static str,
+    files: bool,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        word: "run",
+        help: "\
+usage: holdfast run -c FILE [-c FILE ...]
+
+Runs the gateway until a signal ends it: SIGTERM drains, SIGINT ends soon, SIGHUP takes the files again,
+SIGUSR1 opens the access log anew.
+Exit codes: 0 ended as asked, 1 failed while running, 2 wrong words or a wrong configuration, 70 a fault.
+",
+        files: true,
+    },
+    Command {
+        word: "check",
+        help: "\
+usage: holdfast check -c FILE [-c FILE ...]
+
+Validates without starting anything, and prints what would run on this machine; every warning and error on
+stderr, with file, line, column and key.
+Exit codes: 0 good, 2 wrong words or a wrong configuration.
+",
+        files: true,
+    },
+    Command {
+        word: "demo",
+        help: "\
+usage: holdfast demo
+
+Runs a gateway on 127.0.0.1:8080 with two built-in upstreams, and its admin on 127.0.0.1:9901; says what to
+try. Needs no file. Ctrl-C ends it.
+",
+        files: false,
+    },
+    Command {
+        word: "schema",
+        help: "\
+usage: holdfast schema
+
+Prints the JSON Schema of the configuration, for editors.
+",
+        files: false,
+    },
+];
 
 /// Runs the command; returns the exit code.
 pub fn main(arguments: impl Iterator<Item = String>) -> u8 {
@@ -33,15 +91,62 @@ pub fn main(arguments: impl Iterator<Item = String>) -> u8 {
         ["--version" | "-V" | "version"] => {
             print(&format!("holdfast {}\n", env!("CARGO_PKG_VERSION")))
         }
-        ["schema"] => match serde_json::to_string_pretty(&holdfast_config::schema()) {
-            Ok(text) => print(&format!("{text}\n")),
-            Err(error) => wrong(&error.to_string()),
+        ["help", word] => match command(word) {
+            Some(command) => print(&command.text()),
+            None => wrong(&format!("unknown command: {word}"), USAGE),
         },
-        ["demo"] => demo::run(),
-        ["run", rest @ ..] => files(rest).map_or_else(|e| wrong(&e), |f| run(&f)),
-        ["check", rest @ ..] => files(rest).map_or_else(|e| wrong(&e), |f| check(&f)),
-        [] => wrong("a command is missing"),
-        [word, ..] => wrong(&format!("unknown command or words after it: {word}")),
+        [] => wrong("a command is missing", USAGE),
+        [word, rest @ ..] => match command(word) {
+            Some(command) => command.main(rest),
+            None => wrong(&format!("unknown command: {word}"), USAGE),
+        },
+    }
+}
+
+fn command(word: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.word == word)
+}
+
+impl Command {
+    fn text(&self) -> String {
+        let files = if self.files { FILES } else { "" };
+        format!("{}{files}", self.help)
+    }
+
+    fn main(&self, rest: &[&str]) -> u8 {
+        if rest.iter().any(|word| matches!(*word, "--help" | "-h")) {
+            return print(&self.text());
+        }
+        if !self.files {
+            return match rest.first() {
+                Some(word) => self.wrong(&format!("{} takes no words: {word}", self.word)),
+                None if self.word == "demo" => demo::run(),
+                None => schema(),
+            };
+        }
+        match files(rest) {
+            Err(Wrong::Words(text)) => self.wrong(&text),
+            Err(Wrong::File(text)) => {
+                eprintln!("holdfast: {text}");
+                2
+            }
+            Ok(files) if self.word == "run" => run(&files),
+            Ok(files) => check(&files),
+        }
+    }
+
+    fn wrong(&self, text: &str) -> u8 {
+        wrong(text, &self.text())
+    }
+}
+
+fn schema() -> u8 {
+    match serde_json::to_string_pretty(&holdfast_config::schema()) {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(error) => {
+            eprintln!("holdfast: {error}");
+            1
+        }
     }
 }
 
@@ -51,30 +156,47 @@ fn print(text: &str) -> u8 {
     0
 }
 
-fn wrong(text: &str) -> u8 {
-    eprintln!("holdfast: {text}\n\n{USAGE}");
+fn wrong(text: &str, usage: &str) -> u8 {
+    eprintln!("holdfast: {text}\n\n{usage}");
     2
 }
 
-fn files(words: &[&str]) -> Result<Vec<Source>, String> {
+/// What is wrong with the words after a command.
+enum Wrong {
+    Words(String),
+    /// A file that can't be read.
+    File(String),
+}
+
+fn files(words: &[&str]) -> Result<Vec<Source>, Wrong> {
     let mut names = Vec::new();
     let mut rest = words.iter();
-    while let Some(word) = rest.next() {
-        match word
-            .strip_prefix("-c")
-            .or_else(|| word.strip_prefix("--config"))
-        {
-            Some("") => names.push((*rest.next().ok_or("-c needs a file")?).to_owned()),
-            Some(name) => names.push(name.trim_start_matches('=').to_owned()),
-            None => return Err(format!("unexpected word: {word}")),
+    let missing = |word| Wrong::Words(format!("{word} needs a file"));
+    while let Some(&word) = rest.next() {
+        let name = match word {
+            "-c" | "--config" => rest.next().copied().ok_or_else(|| missing(word))?,
+            _ => word
+                .strip_prefix("--config=")
+                .or_else(|| word.strip_prefix("-c="))
+                .or_else(|| word.strip_prefix("-c"))
+                .ok_or_else(|| match word.starts_with('-') {
+                    true => Wrong::Words(format!("unknown option: {word}")),
+                    false => Wrong::Words(format!("unexpected word: {word} (files come after -c)")),
+                })?,
+        };
+        if name.is_empty() {
+            return Err(missing(word));
         }
+        names.push(name.to_owned());
     }
     if names.is_empty() {
-        return Err("a configuration is missing: -c FILE".to_owned());
+        return Err(Wrong::Words(
+            "a configuration is missing: -c FILE".to_owned(),
+        ));
     }
     let read = |name: String| match std::fs::read_to_string(&name) {
         Ok(text) => Ok(Source { name, text }),
-        Err(error) => Err(format!("{name}: {error}")),
+        Err(error) => Err(Wrong::File(format!("{name}: {error}"))),
     };
     names.into_iter().map(read).collect()
 }

@@ -102,6 +102,14 @@ impl Refusal {
         Self::new(429, reason, false, Some(Metric::RefusedGuessing))
     }
 
+    /// 503 with Retry-After: too much waits for another core.
+    pub fn overload() -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(503, "overloaded", false, Some(Metric::RefusedOverload))
+        }
+    }
+
     /// 403: the client looks like another than its session's.
     pub fn mismatch() -> Self {
         let reason = "this session belongs to another client";

@@ -30,6 +30,7 @@ use super::head;
 use super::io::{Io, Wire};
 use super::watch::{Bounds, Flood, Watch};
 use crate::accept::{Client, Conn};
+use crate::boundary;
 use crate::core::Core;
 use crate::metrics::Metric;
 use crate::serve::serve;
@@ -349,7 +350,7 @@ fn next(
 /// One request's path. Boxed, as an HTTP/1.1 request's is.
 async fn stream(core: &'static Core, mut conn: Conn, place: Place) {
     let path: Pin<Box<dyn Future<Output = crate::serve::Next>>> = Box::pin(serve(core, &mut conn));
-    path.await;
+    boundary::within(core, path).await;
     if let Client::H2(exchange) = &conn.client {
         exchange.close();
     }

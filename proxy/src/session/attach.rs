@@ -81,7 +81,7 @@ pub async fn attach(
             continue;
         };
         let judged = if core.sessions.owner(&presented.sid) == core.sessions.home {
-            let mut shard = core.sessions.shard.borrow_mut();
+            let mut shard = core.sessions.shard_mut();
             let (now, look) = (core.wall_ms(), &attached.look);
             let (judged, bound) = match &said {
                 Some(said) if !several => core
@@ -93,6 +93,12 @@ pub async fn attach(
             }
             Some((judged, bound, None))
         } else {
+            if core
+                .sessions
+                .is_congested(core, core.sessions.owner(&presented.sid))
+            {
+                return Err(Refusal::overload());
+            }
             // What rarely happens waits in a box of its own, so that the path's state stays small.
             let said = said.clone().filter(|_| !several);
             Box::pin(ask_owner(core, *presented, said, attached.look.to_vec())).await

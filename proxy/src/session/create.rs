@@ -186,7 +186,7 @@ pub(super) fn first_request(
     let now = core.wall_ms();
     let none = Attributes::default();
     let said = said.unwrap_or(&none);
-    let mut shard = core.sessions.shard.borrow_mut();
+    let mut shard = core.sessions.shard_mut();
     let (created, bound) = core.with_entropy(|entropy| shard.create_with(said, now, entropy));
     if bound.too_large {
         too_large(core);

@@ -3,7 +3,8 @@
 //! Owns [`Sessions`], one a data core, which alone touches it. Invariants: no borrow of the shard lives
 //! across an await; cleanup is done in bounded turns. Tested end to end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -25,6 +26,8 @@ const SWEEPS: usize = 4;
 /// The sessions of one core.
 pub struct Sessions {
     pub(super) shard: RefCell<Shard>,
+    /// A panic came amid a change of the shard.
+    broken: Cell<bool>,
     calls: Calls<Answer>,
     pub(super) cores: usize,
     pub(super) home: usize,
@@ -32,6 +35,35 @@ pub struct Sessions {
     /// Events that the shard has dropped, as far as counted.
     events_dropped: Cell<u64>,
     next_sweep_ms: Cell<u64>,
+}
+
+/// The shard while it is changed.
+pub(super) struct Changing<'a> {
+    shard: RefMut<'a, Shard>,
+    broken: &'a Cell<bool>,
+}
+
+impl Deref for Changing<'_> {
+    type Target = Shard;
+
+    fn deref(&self) -> &Shard {
+        &self.shard
+    }
+}
+
+impl DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+}
+
+impl Drop for Changing<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.broken.set(true);
+        }
+    }
 }
 
 struct SharedTotals(Arc<Shared>);
@@ -70,6 +102,7 @@ impl Sessions {
                 NodeTag::new(keys.node),
                 totals,
             )),
+            broken: Cell::new(false),
             calls: Calls::new(),
             cores: shared.cores,
             home: index,
@@ -109,10 +142,23 @@ impl Sessions {
         }
     }
 
+    /// The shard, to be changed on a request's path.
+    pub(super) fn shard_mut(&self) -> Changing<'_> {
+        Changing {
+            shard: self.shard.borrow_mut(),
+            broken: &self.broken,
+        }
+    }
+
+    /// Whether no panic came amid a change of the shard.
+    pub fn is_sound(&self) -> bool {
+        !self.broken.get()
+    }
+
     /// Answers a question to this core's shard.
     pub fn answer(&self, core: &Core, ask: Ask) -> Answer {
         let now = core.wall_ms();
-        let answer = core.with_entropy(|entropy| self.shard.borrow_mut().handle(ask, now, entropy));
+        let answer = core.with_entropy(|entropy| self.shard_mut().handle(ask, now, entropy));
         self.tell_ends(core);
         answer
     }
@@ -131,6 +177,15 @@ impl Sessions {
             }
         }
         core.sessions_ended(&ends);
+    }
+
+    /// Whether so many messages to the core `owner` wait that nothing new should begin that asks it. Counted.
+    pub fn is_congested(&self, core: &Core, owner: usize) -> bool {
+        let congested = core.mesh.is_congested(owner);
+        if congested {
+            core.metrics().count(Metric::MeshRefused);
+        }
+        congested
     }
 
     /// Asks the shard of `owner`, which may be this core's. `None` if it can't be asked.

@@ -296,7 +296,10 @@ fn a_bad_file_changes_nothing_and_every_error_is_told() {
             error.contains("config-0.yaml:") && error.contains(word),
             "{error}"
         );
-        assert!(gateway.stderr.text().contains(error), "{error} is logged");
+        let logged = gateway
+            .stderr
+            .wait(|line| line.contains(error).then_some(()));
+        assert!(logged.is_some(), "{error} is logged");
     }
     let errors = gateway.reload_refused("services: [");
     assert!(errors[0].contains("config-0.yaml:"), "{errors:?}");

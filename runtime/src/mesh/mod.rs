@@ -36,6 +36,9 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 /// Messages that one [`Local::drain`] takes at most from each peer.
 pub const BATCH: usize = 128;
 
+/// Messages in one spill queue from which on it is congested ([`Local::is_congested`]).
+pub const CONGESTED: usize = 64 * 1024;
+
 /// How a party is woken. Rung from any thread, armed by its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -336,6 +339,29 @@ impl<M> Local<M> {
         if outbox.bell.ring() {
             shared.rung.set(shared.rung.get() + 1);
         }
+    }
+
+    /// Whether [`CONGESTED`] messages to `to` wait for room. The mesh itself bounds nothing, since an answer
+    /// or an end must never be dropped: who begins something new asks this first, and does not begin.
+    #[inline]
+    pub fn is_congested(&self, to: usize) -> bool {
+        let shared = &*self.0;
+        if shared.spilled.get() < CONGESTED {
+            return false;
+        }
+        let outboxes = shared.outboxes.borrow();
+        let outbox = outboxes.get(to).and_then(Option::as_ref);
+        outbox.is_some_and(|outbox| outbox.spill.len() >= CONGESTED)
+    }
+
+    /// Messages to `to` that it has not taken yet.
+    pub fn waiting(&self, to: usize) -> usize {
+        let outboxes = self.0.outboxes.borrow();
+        let outbox = outboxes.get(to).and_then(Option::as_ref);
+        outbox.map_or(0, |outbox| {
+            let ring = &outbox.ring;
+            ring.buffer().capacity() - ring.slots() + outbox.spill.len()
+        })
     }
 
     /// Moves spilled messages into rings that have room; whether any moved.

@@ -319,23 +319,3 @@ fn an_upstream_may_end_its_clients_pin() {
     assert_eq!(client.jar.get(PIN), None);
     assert_eq!(client.get("/").set_cookies(PIN).len(), 1, "chosen anew");
 }
-
-#[test]
-#[ignore = "the cookie counts in minutes: three of them (--run-ignored all)"]
-fn a_pin_ends_at_its_absolute_life() {
-    let farm = farm(2);
-    let gateway = Gateway::start(&config(
-        &refs(&farm),
-        &format!("{}maxLife: 1m\n", cookies("secure")),
-    ));
-    let mut client = gateway.client();
-    client.get("/").expect(200);
-    crate::harness::eventually_within(
-        std::time::Duration::from_secs(190),
-        "the end of the pin",
-        || {
-            client.get("/").expect(200);
-            (gateway.metric("affinity_misses_total", &["expired"]) > 0.5).then_some(())
-        },
-    );
-}

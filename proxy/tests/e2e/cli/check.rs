@@ -208,20 +208,51 @@ fn the_words_of_the_command_line_are_explained() {
         version.code == 0 && version.stdout.contains(env!("CARGO_PKG_VERSION")),
         "{version:?}"
     );
-    for words in [
-        &[][..],
-        &["rum"],
-        &["run"],
-        &["run", "-c"],
-        &["check", "--nope"],
-        &["check", "-c", "a", "b"],
+    for (words, complaint) in [
+        (&[][..], "a command is missing"),
+        (&["rum"], "unknown command: rum"),
+        (&["help", "rum"], "unknown command: rum"),
+        (&["run"], "a configuration is missing"),
+        (&["run", "-c"], "-c needs a file"),
+        (&["run", "--config"], "--config needs a file"),
+        (&["run", "--config="], "--config= needs a file"),
+        (&["check", "--nope"], "unknown option: --nope"),
+        (
+            &["check", "--configuration", "a"],
+            "unknown option: --configuration",
+        ),
+        (&["check", "-c", "a", "b"], "unexpected word: b"),
+        (&["demo", "--port"], "demo takes no words: --port"),
+        (&["schema", "x"], "schema takes no words: x"),
+        (
+            &["check", "-c", "/nothing/here.yaml"],
+            "/nothing/here.yaml: No such file",
+        ),
     ] {
         let said = holdfast(words);
-        assert!(
-            said.code == 2 && !said.stderr.is_empty(),
-            "{words:?}: {said:?}"
-        );
+        assert_eq!(said.code, 2, "{words:?}: {said:?}");
+        assert!(said.stdout.is_empty(), "{words:?}: {said:?}");
+        let first = said.stderr.lines().next().unwrap_or_default();
+        let expected = format!("holdfast: {complaint}");
+        assert!(first.starts_with(&expected), "{words:?}: {first}");
     }
+    for command in ["run", "check", "demo", "schema"] {
+        let helps = [
+            &[command, "--help"][..],
+            &[command, "-h"],
+            &["help", command],
+        ];
+        for words in helps {
+            let said = holdfast(words);
+            let usage = format!("usage: holdfast {command}");
+            assert!(
+                said.code == 0 && said.stderr.is_empty() && said.stdout.starts_with(&usage),
+                "{words:?}: {said:?}"
+            );
+        }
+    }
+    let amid = holdfast(&["check", "-c", "/nothing/here.yaml", "--help"]);
+    assert_eq!(amid.code, 0, "help is asked for, whatever else: {amid:?}");
     assert!(
         holdfast(&["chek"]).stderr.contains("check"),
         "the nearest word"

@@ -230,3 +230,28 @@ fn the_lines_it_writes_are_the_lines_it_reads() {
     assert!(text(&|out| policy.write_end(false, out)).starts_with("pin=; Max-Age=0;"));
     assert!(text(&|out| policy.write_retire(false, out)).starts_with("pin."));
 }
+
+#[test]
+fn the_life_of_a_pin_is_the_rule_s() {
+    for (max_life, good) in [(0, true), (3600, true), (60, false)] {
+        let mut affinity = affinity(vec![Cookie]);
+        (affinity.duration, affinity.max_life) =
+            (Duration::from_secs(36_000), Duration::from_secs(max_life));
+        let gateway = Gateway::new(Some(affinity));
+        let policy = gateway.policy.cookie().unwrap();
+        let mut line = Vec::new();
+        policy.write_pin(1, NOW, NOW, [1; 12], false, &mut line);
+        let text = String::from_utf8(line).unwrap();
+        let value = text.split(['=', ';']).nth(1).unwrap().trim();
+        let read = policy.read(b"pin", value.as_bytes(), NOW + 5, CookiePin::Absent);
+        match read {
+            CookiePin::Found { opened, .. } => {
+                assert!(good && opened.upstream == 1, "{max_life} s: {opened:?}");
+            }
+            other => assert!(
+                !good && matches!(other, CookiePin::Missed(Miss::Expired)),
+                "{max_life} s: {other:?}"
+            ),
+        }
+    }
+}
