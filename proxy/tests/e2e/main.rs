@@ -11,6 +11,7 @@ mod browser;
 mod cli;
 mod clients;
 mod events;
+mod events_told;
 mod harness;
 mod hostile;
 mod http1;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use client::{Client, Connection, Response};
-pub use gateway::{Gateway, Launch};
+pub use gateway::{Gateway, Launch, Lines};
 pub use reply::Reply;
 pub use upstream::{Link, Received, Upstream};
 
