@@ -64,7 +64,8 @@ pub async fn run(core: &'static Core, mut conn: Conn) {
     // Declared after the stream, so dropped before it.
     let slot = Slot::new(stream.raw_fd());
     arm(&slot, limits.header_timeout);
-    let mut handshake = pin!(builder(limits).handshake::<Io, Chunk>(Io(wire.clone())));
+    // Boxed, so that it takes no room once it is done.
+    let mut handshake = Box::pin(builder(limits).handshake::<Io, Chunk>(Io(wire.clone())));
     let shaken = slot
         .until(poll_fn(|cx| {
             let result = handshake.as_mut().poll(cx);
@@ -72,6 +73,7 @@ pub async fn run(core: &'static Core, mut conn: Conn) {
             result
         }))
         .await;
+    drop(handshake);
     let Some(Ok(h2)) = shaken else {
         core.metrics().count(Metric::RefusedMalformed);
         return;
