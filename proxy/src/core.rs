@@ -437,7 +437,8 @@ impl Core {
 
     /// Tells the control thread, once, that nothing is left to do.
     pub fn check_drained(&self) {
-        if self.draining.get() && self.open.get() == 0 && !self.drained.replace(true) {
+        let over = self.draining.get() && self.open.get() == 0 && self.shared.moves.none();
+        if over && !self.drained.replace(true) {
             self.lines.flush(self);
             self.sessions.drain_events(self);
             self.tell();
@@ -624,6 +625,8 @@ async fn turns(core: &'static Core) {
         if core.mesh.waiting(core.shared.control()) < MAX_TOLD {
             core.tell();
         }
+        // A move that stood in the way of a drain may have ended elsewhere.
+        core.check_drained();
         gauges(core, &generation);
         if turn.is_multiple_of(5) {
             core.metrics().count(Metric::Turns);

@@ -5,6 +5,7 @@
 //! but a count: states of upstreams travel as messages. What comes from the configuration, and changes
 //! with it, is [`crate::setup::Setup`].
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use crate::metrics::CoreMetrics;
@@ -26,6 +27,35 @@ pub struct Shared {
     pub session_bytes: AtomicU64,
     /// Set when readiness must fail (before a drain).
     pub unready: AtomicBool,
+    /// Connections on their way from one core to another.
+    pub moves: Moves,
+}
+
+/// Connections between two cores: while there is one, no core may take itself for drained.
+#[derive(Debug, Default)]
+pub struct Moves(AtomicUsize);
+
+impl Moves {
+    /// One is to move; false, and it stays, once `unready` is set. Of a core that sets out after that and one
+    /// that asks [`Moves::none`] after that, either the first sees the flag or the second sees the move.
+    pub fn begin(&self, unready: &AtomicBool) -> bool {
+        self.0.fetch_add(1, SeqCst);
+        let begun = !unready.load(SeqCst);
+        if !begun {
+            self.end();
+        }
+        begun
+    }
+
+    /// One has arrived, and is counted where it is.
+    pub fn end(&self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+
+    /// Whether none is on its way.
+    pub fn none(&self) -> bool {
+        self.0.load(SeqCst) == 0
+    }
 }
 
 impl Shared {
@@ -39,6 +69,7 @@ impl Shared {
             sessions: AtomicUsize::new(0),
             session_bytes: AtomicU64::new(0),
             unready: AtomicBool::new(false),
+            moves: Moves::default(),
             cores,
         }
     }
@@ -51,5 +82,31 @@ impl Shared {
     /// The replication core's place in the mesh.
     pub fn replication(&self) -> usize {
         self.cores + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn nothing_moves_once_nothing_was_seen_to_move() {
+        for _ in 0..2_000 {
+            let state = Arc::new((Moves::default(), AtomicBool::new(false)));
+            let mover = Arc::clone(&state);
+            let moves = std::thread::spawn(move || {
+                let (moves, unready) = &*mover;
+                (0..50).take_while(|_| moves.begin(unready)).count()
+            });
+            let (moving, unready) = &*state;
+            unready.store(true, SeqCst);
+            let none = moving.none();
+            let begun = moves.join().expect("no panic");
+            assert!(!none || begun == 0, "{begun} set out behind our back");
+            // All that began are still on their way.
+            assert_eq!(moving.none(), begun == 0);
+        }
     }
 }

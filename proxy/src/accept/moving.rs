@@ -7,7 +7,7 @@
 //!
 //! Invariants: a connection moves at most once, with no operation of the ring in flight; every byte
 //! that was read moves along, as does the state of its TLS, so that nothing is lost or done twice; it stays counted in
-//! `Shared::connections`. It stays where it is when its first request ends it, when it comes from a
+//! `Shared::connections`, and while it is on its way no core takes itself for drained. It stays where it is when its first request ends it, when it comes from a
 //! trusted proxy (which carries many clients), when its tokens have several owners, while the process
 //! drains, and when the owner has more than half again its share of connections already.
 //!
@@ -36,7 +36,8 @@ pub struct Moving {
     facts: Parked,
 }
 
-/// The core that `conn` is to move to, now that its request's tokens are known.
+/// The core that `conn` is to move to, now that its request's tokens are known. It has set out then:
+/// [`send`] must follow.
 #[inline]
 pub fn destination(core: &Core, conn: &Conn, identified: &Identified) -> Option<usize> {
     if conn.requests != 1 || core.shared.cores == 1 || conn.client.socket().is_none() {
@@ -47,7 +48,6 @@ pub fn destination(core: &Core, conn: &Conn, identified: &Identified) -> Option<
         || !conn.generation.plan.runtime.migrate_connections
         || !conn.head.keep_alive
         || identified.request.trusted_peer
-        || core.shared.unready.load(Relaxed)
         || core.draining.get();
     if stays {
         return None;
@@ -56,7 +56,10 @@ pub fn destination(core: &Core, conn: &Conn, identified: &Identified) -> Option<
         core.metrics().count(Metric::ConnectionsStayed);
         return None;
     }
-    Some(owner)
+    core.shared
+        .moves
+        .begin(&core.shared.unready)
+        .then_some(owner)
 }
 
 /// The one core that owns all tokens of a request.
@@ -85,6 +88,7 @@ pub fn send(core: &Core, mut conn: Conn, owner: usize) {
     // It is counted again where it is served.
     conn.requests -= 1;
     let Some((fd, facts)) = conn.park() else {
+        core.shared.moves.end();
         return closed(core);
     };
     core.metrics().count(Metric::ConnectionsMoved);
@@ -97,6 +101,7 @@ pub fn send(core: &Core, mut conn: Conn, owner: usize) {
 /// Takes up a connection that another core sent.
 pub fn arrive(core: &'static Core, moving: Moving) {
     core.opened(1);
+    core.shared.moves.end();
     let place = moving.facts.listener;
     if core.knows(place) {
         return take_up(core, moving);

@@ -12,6 +12,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use holdfast_runtime::clock;
+
 /// Sends `state`, such as `READY=1`, if a manager asked for it.
 pub fn notify(state: &str) {
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
@@ -21,6 +23,12 @@ pub fn notify(state: &str) {
             "the service manager can't be told {state}: {error}"
         ));
     }
+}
+
+/// Says that the configuration is being taken again; `READY=1` says that this is over (sd_notify(3)).
+pub fn reloading() {
+    let now = clock::monotonic_ns() / 1_000;
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
 }
 
 /// Tells the manager's watchdog, if it set one, that all is well.

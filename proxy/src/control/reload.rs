@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 
 use super::changes;
 use super::log::{LogWriter, Opened, Target};
+use super::notify;
 use crate::boot;
 use crate::setup::Setup;
 
@@ -146,7 +147,7 @@ impl Reloader {
             ]);
             return None;
         }
-        self.stage = Stage::Preparing;
+        self.begin();
         Some(self.files.clone())
     }
 
@@ -158,14 +159,21 @@ impl Reloader {
             return false;
         }
         self.waiting.push(reply);
-        self.stage = Stage::Preparing;
+        self.begin();
         true
+    }
+
+    fn begin(&mut self) {
+        self.stage = Stage::Preparing;
+        notify::reloading();
     }
 
     /// The reload under way failed: everything is as it was. Those who wait are told.
     pub fn failed(&mut self, errors: Vec<String>) {
         self.counts.failed += 1;
-        self.stage = Stage::Idle;
+        if !matches!(std::mem::replace(&mut self.stage, Stage::Idle), Stage::Idle) {
+            notify::notify("READY=1");
+        }
         self.tell(&Err(errors));
     }
 
@@ -226,6 +234,7 @@ impl Reloader {
 
     fn end(&mut self) {
         if let Stage::Taking { reloaded, .. } = std::mem::replace(&mut self.stage, Stage::Idle) {
+            notify::notify("READY=1");
             self.tell(&Ok(reloaded));
         }
     }

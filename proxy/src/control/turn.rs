@@ -14,7 +14,7 @@ mod take_up;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use holdfast_runtime::mesh::{Calls, Local};
@@ -333,7 +333,7 @@ impl Loop {
         while let Some(output) = self.ending.poll_output() {
             match output {
                 Output::FailReadiness => {
-                    self.shared.unready.store(true, Relaxed);
+                    self.shared.unready.store(true, SeqCst);
                     notify::notify("STOPPING=1");
                 }
                 Output::Drain => self.all_cores(|| Message::Drain),

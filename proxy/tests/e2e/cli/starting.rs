@@ -141,8 +141,24 @@ fn a_service_manager_is_told_and_its_watchdog_fed() {
     for _ in 0..2 {
         assert_eq!(told(), "WATCHDOG=1");
     }
+    let next = || {
+        let mut all = std::iter::repeat_with(told);
+        all.find(|state| state != "WATCHDOG=1").expect("a datagram")
+    };
+    for text in [service(&[&upstream]), "services: 7\n".to_owned()] {
+        gateway.rewrite(&text);
+        gateway.signal("HUP");
+        let begun = next();
+        let time = begun
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .expect(&begun);
+        assert!(
+            time.parse::<u64>().is_ok_and(|micros| micros > 0),
+            "{begun}"
+        );
+        assert_eq!(next(), "READY=1");
+    }
     gateway.signal("TERM");
-    let last = std::iter::repeat_with(told).find(|state| state != "WATCHDOG=1");
-    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    assert_eq!(next(), "STOPPING=1");
     gateway.wait(PATIENCE);
 }
