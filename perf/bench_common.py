@@ -175,12 +175,17 @@ class Haproxy(Gateway):
 class Holdfast(Gateway):
     learns = True
 
+    def __init__(self, name, more=()):
+        super().__init__(name)
+        # Configuration files that are merged over the usual one.
+        self.more = more
+
     def start(self, bench):
         self.port, self.admin = free_port(), free_port()
         config = self.fill("holdfast.yaml", A=bench.ports[0], B=bench.ports[1], ADMIN=self.admin,
                            CORES=bench.args.cores)
         files = ["-c", config]
-        for extra in bench.args.config:
+        for extra in [*self.more, *bench.args.config]:
             files += ["-c", extra]
         self.launch(bench.gateway_cpu,
                     [binary("holdfast", bench.args.holdfast), "run", *files], "holdfast.log")
