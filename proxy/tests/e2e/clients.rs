@@ -1,9 +1,7 @@
 //! Clients of others: curl, Python, Node. They must be installed; `.ci/run` does that.
 
-use std::process::{Command, Stdio};
-
 use crate::harness::websocket::{accept_for, frame, read_frame};
-use crate::harness::{Gateway, Reply, Upstream, service};
+use crate::harness::{Gateway, Reply, Upstream, script, service};
 
 const KEYS: &str = "session: { identifier: { type: cookie, name: sid } }\nrouter: { sessionAffinity: { methods: [cookie], cookie: { key: \"a key for pin cookies in these tests\" } } }\n";
 
@@ -31,26 +29,14 @@ fn setting() -> (Upstream, Upstream, Gateway) {
 /// Runs a program with a script on its standard input; gives what it printed.
 #[track_caller]
 fn run(program: &str, words: &[&str], script: &str, gateway: &Gateway) -> String {
-    let mut child = Command::new(program)
-        .args(words)
-        .env("BASE", format!("http://{}", gateway.http))
-        .env("PORT", gateway.http.port().to_string())
-        .current_dir(gateway.dir())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{program} must be installed for this test: {e}"));
-    std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), script.as_bytes())
-        .expect("the script");
-    let output = child.wait_with_output().expect("its end");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{program}: {text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text
+    script::run(
+        program,
+        words,
+        script,
+        "http://127.0.0.1",
+        gateway,
+        gateway.dir(),
+    )
 }
 
 /// The session and the upstream of every request so far: there must be one of each.

@@ -228,7 +228,11 @@ impl Shard {
                 if self.policy.confirm && until > now {
                     self.tombstones.insert(&sid, until);
                 }
-                self.tell(EventKind::SessionExpired, slot, now, "timeout", 0);
+                let ttl = self.policy.ttl;
+                // What came first, however late it is noticed.
+                let whole = ttl > 0 && created.saturating_add(ttl) == self.expires(slot);
+                let reason = if whole { "ttl" } else { "timeout" };
+                self.tell(EventKind::SessionExpired, slot, now, reason, 0);
             }
             End::Evicted => {
                 self.counts.evicted += 1;

@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod http;
 pub mod jar;
 pub mod reply;
+pub mod script;
 pub mod signer;
 pub mod upstream;
 pub mod websocket;

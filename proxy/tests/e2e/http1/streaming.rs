@@ -204,25 +204,30 @@ fn a_slow_reader_of_a_big_response_does_not_grow_the_gateway() {
     );
 }
 
-#[test]
-fn a_slow_upstream_is_no_fault_of_its_client() {
-    const TOTAL: usize = 40 * MEGABYTE;
-    let gate = Gate::new();
+/// Reads an upload of so many bytes once the gate opens, and answers.
+fn reader(gate: &Gate, total: usize) -> Upstream {
     let held = gate.clone();
-    let upstream = Upstream::raw("a", move |link| {
+    Upstream::raw("a", move |link| {
         if link.head().is_none() {
             return;
         }
         held.wait();
         let mut read = 0;
-        while read < TOTAL {
+        while read < total {
             let Ok(block) = link.wire.take(65536) else {
                 return;
             };
             read += block.len();
         }
         link.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    });
+    })
+}
+
+#[test]
+fn a_slow_upstream_is_no_fault_of_its_client() {
+    const TOTAL: usize = 40 * MEGABYTE;
+    let gate = Gate::new();
+    let upstream = reader(&gate, TOTAL);
     let gateway = plain_with(&[&upstream], "limits: { bodyTimeout: 1s }\n", "");
     let mut connection = gateway.connect();
     connection.send(format!(
@@ -245,21 +250,7 @@ fn a_slow_upstream_is_no_fault_of_its_client() {
 fn a_slow_upstream_holds_a_big_upload_back() {
     const TOTAL: usize = 100 * MEGABYTE;
     let gate = Gate::new();
-    let held = gate.clone();
-    let upstream = Upstream::raw("a", move |link| {
-        if link.head().is_none() {
-            return;
-        }
-        held.wait();
-        let mut read = 0;
-        while read < TOTAL {
-            let Ok(block) = link.wire.take(65536) else {
-                return;
-            };
-            read += block.len();
-        }
-        link.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    });
+    let upstream = reader(&gate, TOTAL);
     let gateway = plain(&[&upstream]);
     let before = gateway.resident_kib();
     let mut connection = gateway.connect();

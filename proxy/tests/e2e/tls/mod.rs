@@ -8,7 +8,7 @@ mod upstreams;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Gateway, Launch, Reply, Upstream, service};
+use crate::harness::{Gateway, Launch, Reply, Upstream, script, service};
 
 /// Certificates made for one test.
 pub struct Certs(tempfile::TempDir);
@@ -155,24 +155,8 @@ pub fn run(
     gateway: &Gateway,
     certs: &Certs,
 ) -> String {
-    let mut child = Command::new(program)
-        .args(words)
-        .env("BASE", format!("https://localhost:{}", gateway.http.port()))
-        .env("PORT", gateway.http.port().to_string())
-        .env("CERTS", certs.0.path())
-        .current_dir(certs.0.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{program} must be installed for this test: {e}"));
-    std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), script.as_bytes())
-        .expect("the script");
-    let output = child.wait_with_output().expect("its end");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program}: {text}\n{said}");
-    text
+    let dir = certs.0.path();
+    script::run(program, words, script, "https://localhost", gateway, dir)
 }
 
 /// Runs a Python script behind the prelude.

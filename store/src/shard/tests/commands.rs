@@ -334,3 +334,25 @@ fn every_end_is_named_once() {
     assert!(b.shard.lives(&unknown, false, true, b.now), "no record yet");
     assert!(!b.shard.lives(&unknown, false, false, b.now));
 }
+
+#[test]
+fn an_expiry_says_whether_it_was_idle_or_old() {
+    let mut b = bench(|p| (p.timeout, p.ttl) = (60_000, 90_000));
+    let (idle, old) = (b.create(), b.create());
+    b.now += 50_000;
+    b.valid(&old);
+    b.now += 45_000;
+    b.shard.sweep(b.now, 100);
+    let mut events = Vec::new();
+    b.shard.drain_events(&mut events);
+    let ends: Vec<_> = events
+        .iter()
+        .filter(|e| e.kind == EventKind::SessionExpired)
+        .map(|e| (e.sid, e.reason))
+        .collect();
+    let expected = [(Some(idle.sid), "timeout"), (Some(old.sid), "ttl")];
+    assert_eq!(
+        ends, expected,
+        "what came first, however late it is noticed"
+    );
+}
