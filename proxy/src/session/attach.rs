@@ -340,6 +340,9 @@ fn judge(core: &Core, source: u8, presented: &Presented, ruling: Ruling, attache
                 Dead::Expired => Metric::MissExpired,
                 Dead::Unknown => Metric::MissUnknown,
             });
+            if dead == Dead::Unknown && presented.tag != core.sessions.tag {
+                foreign(core);
+            }
             died(source, attached);
         }
         Judged::Refused(refused) => {
@@ -369,6 +372,17 @@ fn died(source: u8, attached: &mut Attached) {
     if attached.standing == Standing::None {
         attached.standing = Standing::Dead;
     }
+}
+
+/// A token that another instance made, and nobody here knows: its sessions are not shared.
+fn foreign(core: &Core) {
+    core.metrics().count(Metric::ForeignTokens);
+    static SAID: crate::log::Once = crate::log::Once::new();
+    SAID.warn(|| {
+        "a client came with a session of another instance, which is not known here: instances that keep \
+         sessions in memory share none, so each client must reach the same one"
+            .into()
+    });
 }
 
 /// Attributes did not fit into a session.

@@ -31,6 +31,8 @@ pub struct Sessions {
     calls: Calls<Answer>,
     pub(super) cores: usize,
     pub(super) home: usize,
+    /// This instance, as its tokens name it.
+    pub(super) tag: NodeTag,
     sweeping: Cell<bool>,
     /// Events that the shard has dropped, as far as counted.
     events_dropped: Cell<u64>,
@@ -106,6 +108,7 @@ impl Sessions {
             calls: Calls::new(),
             cores: shared.cores,
             home: index,
+            tag: NodeTag::new(keys.node),
             sweeping: Cell::new(false),
             events_dropped: Cell::new(0),
             next_sweep_ms: Cell::new(0),

@@ -297,3 +297,26 @@ fn parallel_first_requests_of_one_client_all_work() {
             .all(|r| r.get("x-session-id") == Some(id.as_str()))
     );
 }
+
+#[test]
+fn sessions_of_another_instance_are_told_as_a_misdeployment() {
+    let upstream = app();
+    let other = with_more(&upstream, COOKIE, "node: gw-1\n");
+    let gateway = with_more(&upstream, COOKIE, "node: gw-2\n");
+    let (client, _) = signed_in(&other, &upstream);
+    let token = client.jar.get("sid").expect("a token");
+    // One of its own that is gone is nothing strange.
+    let (own, _) = signed_in(&gateway, &upstream);
+    let gone = altered(own.jar.get("sid").expect("a token"), |bytes| bytes[20] ^= 1);
+    with_cookie(&gateway, &format!("sid={gone}"));
+    gateway.expect_metric("session_foreign_tokens_total", &[], 0.0);
+    assert!(with_cookie(&gateway, &format!("sid={token}")).sets_cookies());
+    with_cookie(&gateway, &format!("sid={token}"));
+    gateway.expect_metric("session_foreign_tokens_total", &[], 2.0);
+    let said = gateway.stderr.text();
+    assert_eq!(
+        said.matches("session of another instance").count(),
+        1,
+        "{said}"
+    );
+}
