@@ -206,6 +206,15 @@ fn the_relay_relays_both_ways() {
 #[test]
 fn errors_are_told_by_kind() {
     let gone = Server::start("upstream --listen 127.0.0.1:0").at[0].clone();
+    // The ring of a process that was killed keeps its listener for a moment.
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(&gone).is_ok() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "the listener stays"
+        );
+        std::thread::yield_now();
+    }
     let out = tool(&format!(
         "load --to {gone} --connections 1 --requests 3 --json"
     ));
