@@ -59,6 +59,7 @@ pub async fn run(core: &'static Core, mut conn: Conn) {
         resets: limits.http2.max_resets,
         control: limits.http2.max_control_frames,
     });
+    let begun = !conn.input.is_empty();
     let wire = Wire::new(stream.clone(), std::mem::take(&mut conn.input), Some(watch));
     core.metrics().count(Metric::Http2Connections);
     // Declared after the stream, so dropped before it.
@@ -74,9 +75,15 @@ pub async fn run(core: &'static Core, mut conn: Conn) {
         }))
         .await;
     drop(handshake);
-    let Some(Ok(h2)) = shaken else {
-        core.metrics().count(Metric::RefusedMalformed);
-        return;
+    let h2 = match shaken {
+        Some(Ok(h2)) => h2,
+        failed => {
+            let failed = failed.map(|result| result.err().is_some_and(|e| e.is_io()));
+            let metric = unopened(failed, begun || wire.heard_ms() > 0);
+            return metric
+                .into_iter()
+                .for_each(|metric| core.metrics().count(metric));
+        }
     };
     let mut session = Session {
         core,
@@ -88,6 +95,18 @@ pub async fn run(core: &'static Core, mut conn: Conn) {
         leaving: false,
     };
     session.serve().await;
+}
+
+/// What a connection counts as on which no preface came. `failed` is `None` where its time was over, and
+/// else whether it is the connection that failed; `begun` says that something came. Browsers open
+/// connections ahead that they never use: one that was silent to its end counts as nothing.
+fn unopened(failed: Option<bool>, begun: bool) -> Option<Metric> {
+    match failed {
+        // Other bytes than a preface's.
+        Some(false) => Some(Metric::RefusedMalformed),
+        Some(true) => begun.then_some(Metric::ClientAborted),
+        None => begun.then_some(Metric::RefusedTimeout),
+    }
 }
 
 fn builder(limits: &Limits) -> h2::server::Builder {

@@ -216,6 +216,10 @@ fn a_browser_keeps_one_session_over_fetches_sockets_and_a_login() {
         "none was refused"
     );
     assert!(gateway.metric("http2_streams_total", &[]) > 40.0);
+    assert_eq!(
+        gateway.metric("requests_refused_total", &["malformed"]),
+        0.0
+    );
 }
 
 /// Every check, with the host for a tenant; secrets exchanged as often as the grace lets them.
@@ -284,6 +288,7 @@ fn tabs_are_never_refused(words: &[&str]) -> Gateway {
         ("session_misses_total", &[]),
         ("requests_refused_total", &["validation"]),
         ("requests_refused_total", &["origin"]),
+        ("requests_refused_total", &["malformed"]),
     ] {
         assert_eq!(gateway.metric(name, labels), 0.0, "{name}");
     }

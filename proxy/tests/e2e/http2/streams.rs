@@ -117,8 +117,13 @@ fn a_preface_that_does_not_come_whole_is_ended_in_time() {
     let upstream = Upstream::named("a");
     let keys = "limits: { headerTimeout: 1s }\n";
     let gateway = Gateway::start(&format!("{}{keys}", service(&[&upstream])));
-    let mut peer = Peer::bare(gateway.http);
-    peer.write(&PREFACE[..20]);
-    peer.end();
+    // A peer that speaks frames would answer the SETTINGS that come.
+    let mut connection = gateway.connect();
+    connection.send(&PREFACE[..20]).drain();
     gateway.expect_metric("connections_open", &[], 0.0);
+    gateway.expect_metric("requests_refused_total", &["timeout"], 1.0);
+    assert_eq!(
+        gateway.metric("requests_refused_total", &["malformed"]),
+        0.0
+    );
 }

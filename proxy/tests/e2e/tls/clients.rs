@@ -224,3 +224,30 @@ for i in range(12):
         (gateway.metric("connections_open", &[]) < 0.1).then_some(())
     });
 }
+
+#[test]
+fn a_connection_that_is_opened_for_http2_and_never_used_is_no_malformed_request() {
+    let (certs, app) = (Certs::new().localhost(), echo());
+    let gateway = secure(&certs, &[&app], "limits: { headerTimeout: 1s }\n");
+    let malformed = || gateway.metric("requests_refused_total", &["malformed"]);
+    let open = |before: &str, after: &str| {
+        let script = format!(
+            "{before} openssl s_client -quiet -no_ign_eof -alpn h2 -connect localhost:$PORT -CAfile ca.pem {after} 2>&1 || true\n"
+        );
+        shell(&script, &gateway, &certs);
+    };
+    // It closes at once, or says nothing for too long (an input that never ends).
+    open("", "</dev/null");
+    open("mkfifo silence;", "<>silence");
+    gateway.expect_metric("http2_connections_total", &[], 2.0);
+    gateway.expect_metric("connections_open", &[], 0.0);
+    assert_eq!(malformed(), 0.0);
+    open("printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' |", "");
+    gateway.expect_metric("requests_refused_total", &["malformed"], 1.0);
+    gateway.expect_metric("connections_open", &[], 0.0);
+    assert_eq!(
+        gateway.metric("requests_refused_total", &["timeout"]),
+        0.0,
+        "nothing came that could be late"
+    );
+}
