@@ -27,8 +27,8 @@ pub(super) fn security(session: &View<'_>, facts: &Facts, report: &mut Report) -
     }
     Security {
         token_keys,
+        key_rotation: key_rotation(session, facts, !data_keys.is_empty(), report),
         data_keys,
-        key_rotation: key_rotation(session, report),
         guess_limit: view.at("guessLimit").rate(),
         check_ip: validation.at("checkIP").bool(),
         check_user_agent: validation.at("checkUserAgent").bool(),
@@ -180,7 +180,8 @@ fn sealing(session: &View<'_>, report: &mut Report) -> bool {
         || (b.is_none() && security.at("data").written())
 }
 
-fn key_rotation(session: &View<'_>, report: &mut Report) -> Duration {
+/// 0 is never: worth a word where it was asked for, and where records do leave the process.
+fn key_rotation(session: &View<'_>, facts: &Facts, seals: bool, report: &mut Report) -> Duration {
     let view = session.at("data.encryption.keyRotation");
     let d = view.duration();
     // An epoch is a whole number of seconds in 32 bits.
@@ -188,6 +189,12 @@ fn key_rotation(session: &View<'_>, report: &mut Report) -> Duration {
         view.error(
             report,
             format!("expected 0 or at least 1m, found {}", view.shown()),
+        );
+    }
+    if d.is_zero() && seals && (view.written() || facts.shared) {
+        view.warn(
+            report,
+            "0: the sealing key never changes, so ever more data lies under one; 24h is usual",
         );
     }
     d
