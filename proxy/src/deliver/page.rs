@@ -122,6 +122,12 @@ impl Refusal {
         Self::new(403, reason, false, Some(Metric::RefusedOrigin))
     }
 
+    /// 501: a WebSocket for a service that is spoken to by HTTP/2.
+    pub fn websocket() -> Self {
+        let reason = "this service takes no WebSockets: it is spoken to by HTTP/2";
+        Self::new(501, reason, false, Some(Metric::RefusedWebsocket))
+    }
+
     /// 403: the subject has as many sessions as it may.
     pub fn subject() -> Self {
         let reason = "too many sessions of this user";

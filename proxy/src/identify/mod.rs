@@ -11,7 +11,7 @@
 
 use std::net::IpAddr;
 
-use holdfast_config::plan::{Plan, Source};
+use holdfast_config::plan::{Plan, Protocol, Source};
 use holdfast_store::token::{Keys, Kind, Presented, Token, TokenError};
 use smallvec::SmallVec;
 
@@ -300,6 +300,17 @@ pub fn seen(identity: &Identity, head: &RequestHead, buf: &[u8]) -> Found {
     found
 }
 
+/// Whether the upstreams of a rule are spoken to by HTTP/2. An upgrade does not cross to those; one to
+/// another protocol than WebSocket is not asked for (RFC 9110, 7.8).
+fn speaks_http2(conn: &Conn, rule: usize) -> bool {
+    let plan = &conn.generation.plan;
+    let service = plan
+        .rules
+        .get(rule)
+        .and_then(|r| plan.services.get(r.service));
+    service.is_some_and(|service| service.protocol == Protocol::H2)
+}
+
 /// Finds the tokens and pin cookies of a request.
 pub fn identify(
     core: &Core,
@@ -314,6 +325,10 @@ pub fn identify(
     };
     record.client = Some(identified.request.client);
     record.rule = Some(identified.request.rule as u32);
+    if conn.head.upgrade_websocket && speaks_http2(conn, identified.request.rule) {
+        // Before anything is made for it, session or pin.
+        return Err(Refusal::websocket());
+    }
     let insecure = conn.generation.identity.secure_cookie
         && !identified.request.secure
         && !identified.request.laptop;

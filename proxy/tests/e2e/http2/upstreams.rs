@@ -230,3 +230,32 @@ fn a_connection_that_names_one_client_holds_up_no_other() {
         (silent.accepted() == 3).then_some(())
     });
 }
+
+#[test]
+fn a_websocket_for_an_http2_upstream_is_refused_in_so_many_words_and_asks_nobody() {
+    let upstream = Scripted::start(|_, peer| {
+        while let Some(stream) = request_of(peer) {
+            ok(peer, stream);
+        }
+    });
+    let gateway = upstream.gateway();
+    let opening = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut client = gateway.connect();
+    let response = client.exchange(opening).expect(501);
+    assert!(response.text().contains("WebSocket"), "{}", response.text());
+    let mut peer = Peer::connect(&gateway, &[]);
+    let mut fields = request("CONNECT", "/chat");
+    fields.extend([(":protocol", "websocket"), ("sec-websocket-version", "13")]);
+    peer.head(1, &fields, false);
+    let answer = peer.answer(1);
+    assert!(answer.body().starts_with(b"501 "), "{answer:?}");
+    assert_eq!(upstream.accepted.load(SeqCst), 0);
+    gateway.expect_metric("requests_refused_total", &["websocket"], 2.0);
+    // Neither connection is harmed, and another protocol is only not switched to.
+    let other = opening.replace("websocket", "another/1");
+    client.exchange(&other).expect(200);
+    peer.head(3, &get("/"), true);
+    peer.answer(3).expect(200);
+    gateway.expect_metric("requests_refused_total", &["websocket"], 2.0);
+}
