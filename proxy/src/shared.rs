@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use crate::metrics::CoreMetrics;
+use crate::session::holders::Holders;
 
 /// One a process, behind an `Arc`.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Shared {
     pub sessions: AtomicUsize,
     /// Bytes of session data over all cores.
     pub session_bytes: AtomicU64,
+    /// Who has made them.
+    pub holders: Holders,
     /// Set when readiness must fail (before a drain).
     pub unready: AtomicBool,
     /// Connections on their way from one core to another.
@@ -68,6 +71,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             session_bytes: AtomicU64::new(0),
+            holders: Holders::default(),
             unready: AtomicBool::new(false),
             moves: Moves::default(),
             cores,

@@ -483,6 +483,8 @@ impl Loop {
             }
             self.switch_log();
         }
+        let live = self.shared.sessions.load(Relaxed) as u64;
+        self.shared.holders.age(live);
         let metrics = &self.shared.metrics;
         let turns = |core: usize| metrics.get(core).map_or(0, |core| core.get(Metric::Turns));
         self.watch.tick(turns, |core, change| match change {

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::address::{came_by_query, clean_address};
 use super::create::first_request;
+use super::holders::made;
 use super::subject::{is_refused, make_room, named};
 use super::{Attached, Data, Live, Standing, look, origin};
 use crate::accept::Conn;
@@ -314,6 +315,9 @@ fn judge(core: &Core, source: u8, presented: &Presented, ruling: Ruling, attache
             if attached.live.as_ref().is_some_and(|l| l.sid != valid.sid) {
                 attached.doubled = Some(source);
                 return;
+            }
+            if valid.confirmed {
+                made(core, attached.request.client);
             }
             attached.standing = Standing::Valid;
             attached.gained |= bound.gained;

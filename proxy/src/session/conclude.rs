@@ -12,6 +12,7 @@ use holdfast_store::shard::{Answer, Ask};
 use holdfast_store::token::TokenText;
 
 use super::create::first_built_in;
+use super::holders::made;
 use super::set::{expire, expire_carried, renew, renewable, say};
 use super::{Attached, Data, Live, Standing, commands, create, subject};
 use crate::accept::Conn;
@@ -97,6 +98,9 @@ async fn session(
         }
         let applied = carry_out(core, conn, attached, commands.clone()).await;
         count(core, &applied);
+        if applied.created {
+            made(core, attached.request.client);
+        }
         let source = attached
             .live
             .as_ref()

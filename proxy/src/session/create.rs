@@ -11,6 +11,7 @@ use holdfast_store::session::BuiltIn;
 use holdfast_store::shard::Attributes;
 
 use super::attach::too_large;
+use super::holders::made;
 use super::{Attached, Data, Live};
 use crate::accept::Conn;
 use crate::core::Core;
@@ -210,6 +211,9 @@ pub(super) fn first_request(
             (Data::Sent(json, first_built_in(issued)), 0)
         }
     };
+    if created.slot.is_some() {
+        made(core, client);
+    }
     attached.live = Some(Live {
         sid: created.token.sid,
         source,

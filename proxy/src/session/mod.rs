@@ -15,6 +15,7 @@ mod conclude;
 pub mod cookies;
 pub mod create;
 pub mod headers;
+pub mod holders;
 pub mod look;
 mod origin;
 mod own;

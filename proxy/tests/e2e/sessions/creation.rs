@@ -1,6 +1,7 @@
 //! When a session is made, and when not.
 
 use super::*;
+use crate::harness::eventually;
 
 #[test]
 fn what_cannot_be_delivered_or_kept_is_not_created() {
@@ -265,4 +266,52 @@ fn an_answer_of_the_gateway_itself_sets_nothing() {
     let gateway = Gateway::start(&body);
     assert!(!gateway.get("/elsewhere").expect(404).sets_cookies());
     assert!(gateway.get("/app/x").expect(200).sets_cookies());
+}
+
+/// Makes so many sessions from an address that a proxy names, and returns each token `returns` times.
+#[track_caller]
+fn make(gateway: &Gateway, count: u32, returns: usize, address: impl Fn(u32) -> String) {
+    let mut connection = gateway.connect();
+    let mut ask = |address: &str, cookie: &str| {
+        connection
+            .exchange(&format!(
+                "GET / HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: {address}\r\n{cookie}\r\n",
+                gateway.http
+            ))
+            .expect(200)
+    };
+    for n in 0..count {
+        let made = ask(&address(n), "");
+        let cookie = format!("Cookie: sid={}\r\n", made.set_cookie("sid").value);
+        for _ in 0..returns {
+            ask(&address(n), &cookie);
+        }
+    }
+}
+
+#[test]
+fn one_address_that_holds_over_half_of_many_sessions_is_told_as_a_misdeployment() {
+    const COUNTER: &str = "session_creates_by_one_address_total";
+    let many = |n: u32| format!("198.51.{}.{}", n / 250, n % 250);
+    let upstream = app();
+    let more = "listeners: [{ address: \"127.0.0.1:0\", trustedProxies: [\"127.0.0.1/32\"] }]\nruntime: { cores: 2 }\n";
+    let keys = "identifier: { type: cookie, name: sid }\noptions: { secure: false }\nlifecycle: { creation: { limit: 0 } }\n";
+    let gateway = with_more(&upstream, keys, more);
+    make(&gateway, 1100, 0, many);
+    assert_eq!(gateway.metric(COUNTER, &[]), 0.0, "nobody has over half");
+    make(&gateway, 1300, 0, |_| "203.0.113.7".into());
+    gateway.expect_at_least(COUNTER, &[], 100.0);
+    let told = || {
+        let text = gateway.stderr.text();
+        text.matches("the address 203.0.113.7 holds over half")
+            .count()
+    };
+    eventually("it is told once", || (told() == 1).then_some(()));
+
+    // First tokens that nobody returns are kept nowhere, so nobody holds them.
+    let gateway = with_more(&upstream, &format!("{keys}{SIGNED}"), more);
+    make(&gateway, 1100, 0, |_| "203.0.113.7".into());
+    assert_eq!(gateway.metric(COUNTER, &[]), 0.0);
+    make(&gateway, 1010, 2, |_| "203.0.113.7".into());
+    gateway.expect_metric(COUNTER, &[], 11.0);
 }
