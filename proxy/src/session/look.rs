@@ -1,13 +1,14 @@
 //! What the client of a request looks like, for sessions that check it.
 //!
-//! Owns [`Looker`], made once a configuration for each core, and the reading of user agents. Pure; runs on
-//! data cores. It finds values; the session's owner compares their digests.
+//! Owns [`Looker`], made once a configuration for each core, with what it remembers of browsers, and the
+//! reading of user agents. Pure; runs on data cores. It finds values; the session's owner compares their digests.
 //!
 //! Invariants: nothing is made where no check is on; a header that is absent leaves its trait unknown; the
 //! tenant is what the request gives to its attribute, by a header that is believed or a verified token. Deliberately absent: a list of browsers
 //! that must be kept up (an unknown one is its own family). Tested here by user agents as browsers send
 //! them, and end to end.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use holdfast_config::plan::Session;
@@ -35,6 +36,7 @@ pub struct Looker {
     fingerprint: bool,
     /// The attribute that names the tenant.
     tenant: Option<Field>,
+    memo: RefCell<Memo>,
 }
 
 impl Looker {
@@ -63,63 +65,162 @@ impl Looker {
             exact: security.exact,
             fingerprint: security.check_fingerprint,
             tenant,
+            memo: RefCell::new(Memo::new()),
         })
     }
 
     /// What the client of a request looks like that says this of itself.
     pub fn look(&self, conn: &Conn, request: &Request, said: &Said) -> Look {
-        let (head, buf) = (&conn.head, conn.input.as_slice());
-        let mut major = 0;
-        let network = self.ip.map(|prefix| network(request.client, prefix));
-        let mut browser = [0; BROWSER];
-        let hello = conn.secured.as_ref().and_then(|s| s.facts.hello);
-        let mut seen: SmallVec<[(Trait, &[u8]); 8]> = SmallVec::new();
-        if let Some((of, bytes)) = &network {
-            seen.push((*of, bytes));
-        }
-        if self.agent
-            && let Some(agent) = head.value(buf, Name::UserAgent)
-        {
-            if self.exact {
-                seen.push((Trait::Agent, agent));
-            } else {
-                let read = Agent::read(agent);
-                major = read.major;
-                seen.push((Trait::Agent, read.write(&mut browser)));
+        let mut look = self.browser(conn);
+        let mut add = |of: Trait, value: &[u8]| {
+            for (key, traits) in look.iter_mut().enumerate() {
+                traits.set(of, self.keys.digest(key, of, value));
             }
-        }
-        let other = |name: &[u8]| {
-            let line = head.lines.iter().find(|l| l.is(buf, name));
-            line.map(|l| l.value(buf))
         };
-        if self.fingerprint {
-            let language = head.value(buf, Name::AcceptLanguage).map(first_language);
-            let found = [
-                (Trait::Platform, other(b"sec-ch-ua-platform")),
-                (Trait::Mobile, other(b"sec-ch-ua-mobile")),
-                (Trait::Language, language),
-                (Trait::Hello, hello.as_ref().map(|h| h.as_slice())),
-            ];
-            seen.extend(found.into_iter().filter_map(|(of, v)| Some((of, v?))));
+        if let Some(prefix) = self.ip {
+            let (of, bytes) = network(request.client, prefix);
+            add(of, &bytes);
         }
         if let (Some(tenant), Some(said)) = (&self.tenant, said)
             && let Some(field) = said.fields.iter().find(|f| f.name == *tenant)
             && let Some(json) = &field.value
         {
-            seen.push((Trait::Tenant, json));
+            add(Trait::Tenant, json);
         }
+        look
+    }
+
+    /// The traits that a browser has wherever it is. The same few browsers come again and again, so they
+    /// are remembered.
+    fn browser(&self, conn: &Conn) -> Look {
+        if !self.agent {
+            return smallvec::smallvec![Traits::default(); self.keys.len()];
+        }
+        let (head, buf) = (&conn.head, conn.input.as_slice());
+        let other = |name: &[u8]| {
+            let line = head.lines.iter().find(|l| l.is(buf, name));
+            line.map(|l| l.value(buf))
+        };
+        let agent = head.value(buf, Name::UserAgent);
+        let mut shown = Shown {
+            agent,
+            ..Shown::default()
+        };
+        if self.fingerprint {
+            let hello = conn.secured.as_ref().and_then(|s| s.facts.hello.as_ref());
+            shown.platform = other(b"sec-ch-ua-platform");
+            shown.mobile = other(b"sec-ch-ua-mobile");
+            shown.language = head.value(buf, Name::AcceptLanguage).map(first_language);
+            shown.hello = hello.map(|h| h.as_slice());
+        }
+        let mut memo = self.memo.borrow_mut();
+        memo.find(&shown, || self.digests(&shown))
+    }
+
+    fn digests(&self, shown: &Shown<'_>) -> Look {
+        let mut text = [0; BROWSER];
+        let mut major = 0;
+        let agent = shown.agent.map(|agent| {
+            if self.exact {
+                return agent;
+            }
+            let read = Agent::read(agent);
+            major = read.major;
+            read.write(&mut text)
+        });
+        let found = [
+            (Trait::Agent, agent),
+            (Trait::Platform, shown.platform),
+            (Trait::Mobile, shown.mobile),
+            (Trait::Language, shown.language),
+            (Trait::Hello, shown.hello),
+        ];
         (0..self.keys.len())
             .map(|key| {
                 let mut traits = Traits {
                     major,
                     ..Traits::default()
                 };
-                for (of, value) in &seen {
-                    traits.set(*of, self.keys.digest(key, *of, value));
+                for (of, value) in found {
+                    if let Some(value) = value {
+                        traits.set(of, self.keys.digest(key, of, value));
+                    }
                 }
                 traits
             })
             .collect()
+    }
+}
+
+/// What a browser shows of itself.
+#[derive(Debug, Default)]
+struct Shown<'a> {
+    agent: Option<&'a [u8]>,
+    platform: Option<&'a [u8]>,
+    mobile: Option<&'a [u8]>,
+    language: Option<&'a [u8]>,
+    hello: Option<&'a [u8]>,
+}
+
+impl Shown<'_> {
+    /// All of it in a form that differs where anything differs; `None` where it is long.
+    fn text(&self) -> Option<SmallVec<[u8; 384]>> {
+        let mut text = SmallVec::new();
+        for part in [
+            self.agent,
+            self.platform,
+            self.mobile,
+            self.language,
+            self.hello,
+        ] {
+            // The length and one, 0 for what is not there.
+            let len = part.map_or(Some(0), |p| u16::try_from(p.len() + 1).ok())?;
+            text.extend_from_slice(&len.to_le_bytes());
+            text.extend_from_slice(part.unwrap_or_default());
+        }
+        (text.len() <= MAX_SHOWN).then_some(text)
+    }
+}
+
+/// Browsers that a core remembers.
+const BROWSERS: usize = 256;
+/// Bytes of one that is remembered.
+const MAX_SHOWN: usize = 1024;
+
+/// The traits of browsers that were seen: one of each place of a table, the last one that came.
+#[derive(Debug)]
+struct Memo {
+    seen: Vec<Option<(Box<[u8]>, Look)>>,
+    hasher: ahash::RandomState,
+}
+
+impl Memo {
+    fn new() -> Self {
+        Self {
+            seen: Vec::new(),
+            hasher: ahash::RandomState::new(),
+        }
+    }
+
+    fn find(&mut self, shown: &Shown<'_>, make: impl FnOnce() -> Look) -> Look {
+        let Some(text) = shown.text() else {
+            return make();
+        };
+        if self.seen.is_empty() {
+            self.seen.resize(BROWSERS, None);
+        }
+        let at = self.hasher.hash_one(text.as_slice()) as usize % BROWSERS;
+        let Some(place) = self.seen.get_mut(at) else {
+            return make();
+        };
+        match place {
+            Some((of, look)) if **of == *text => look.clone(),
+            place => {
+                let look = make();
+                *place = Some((text.as_slice().into(), look.clone()));
+                look
+            }
+        }
     }
 }
 
@@ -296,6 +397,50 @@ mod tests {
             };
             assert_eq!(read, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_would_be_made() {
+        let mut memo = Memo::new();
+        let of = |n: u64| -> Look {
+            let mut traits = Traits::default();
+            traits.set(Trait::Agent, n + 1);
+            smallvec::smallvec![traits]
+        };
+        let long = "x".repeat(MAX_SHOWN);
+        // More browsers than places, each twice in a row, and three that a careless key would mix up.
+        for n in 0..2 * BROWSERS as u64 {
+            let text = n.to_string();
+            let agent = Some(text.as_bytes());
+            let shown = Shown {
+                agent,
+                ..Shown::default()
+            };
+            assert_eq!(memo.find(&shown, || of(n)), of(n));
+            assert_eq!(memo.find(&shown, || of(9_999)), of(n), "remembered");
+        }
+        for (n, (agent, platform)) in [
+            (Some("ab"), None),
+            (Some("a"), Some("b")),
+            (None, Some("ab")),
+            (Some("ab"), Some("")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let shown = Shown {
+                agent: agent.map(str::as_bytes),
+                platform: platform.map(str::as_bytes),
+                ..Shown::default()
+            };
+            assert_eq!(memo.find(&shown, || of(n as u64)), of(n as u64));
+        }
+        let shown = Shown {
+            agent: Some(long.as_bytes()),
+            ..Shown::default()
+        };
+        assert_eq!(memo.find(&shown, || of(1)), of(1));
+        assert_eq!(memo.find(&shown, || of(2)), of(2), "too long to remember");
     }
 
     #[test]
