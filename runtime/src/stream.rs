@@ -79,6 +79,8 @@ pub struct Frozen {
     pub fd: OwnedFd,
     /// Its state of TLS, bytes that were read and not used included.
     pub tls: Option<Box<Channel>>,
+    /// It is a unix socket.
+    pub unix: bool,
 }
 
 impl Frozen {
@@ -163,18 +165,22 @@ impl Stream {
         if let Some(tls) = &tls {
             tls.shrink();
         }
+        // As the driver wants it, for who puts it together again.
+        self.settle();
+        let unix = self.is_unix();
         Ok(Frozen {
             fd: self.into_fd()?,
             tls,
+            unix,
         })
     }
 
-    /// Puts it together again, on this thread.
+    /// Puts it together again, on this thread, which must have the same kind of driver.
     ///
     /// # Errors
-    /// Those of [`Stream::from_fd`].
+    /// The driver has no place for it.
     pub fn thaw(frozen: Frozen) -> io::Result<Self> {
-        let mut stream = Self::from_fd(frozen.fd)?;
+        let mut stream = Self::adopt(frozen.fd, frozen.unix)?;
         stream.tls = frozen.tls;
         Ok(stream)
     }

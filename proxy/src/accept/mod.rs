@@ -98,6 +98,7 @@ pub struct Parked {
     until_ms: u64,
     /// The state of its TLS, while it has no stream.
     channel: Option<Box<Channel>>,
+    unix: bool,
 }
 
 impl Conn {
@@ -168,7 +169,7 @@ impl Conn {
         let Client::Socket(stream) = client else {
             return None;
         };
-        let Frozen { fd, tls } = Rc::into_inner(stream)?.freeze().ok()?;
+        let Frozen { fd, tls, unix } = Rc::into_inner(stream)?.freeze().ok()?;
         Some((
             fd,
             Parked {
@@ -179,6 +180,7 @@ impl Conn {
                 secured,
                 until_ms,
                 channel: tls,
+                unix,
             },
         ))
     }
@@ -242,6 +244,7 @@ fn admit(core: &'static Core, stream: Stream, peer: Option<SocketAddr>, listener
             secured: None,
             until_ms: 0,
             channel: None,
+            unix: false,
         },
     );
     if generation.listener(listener).proxy_protocol {
@@ -275,6 +278,7 @@ pub async fn watch_lot(core: &'static Core) {
         let frozen = Frozen {
             fd,
             tls: data.channel.take(),
+            unix: data.unix,
         };
         match parked.why {
             Why::Readable => match Stream::thaw(frozen) {
@@ -293,8 +297,13 @@ pub async fn watch_lot(core: &'static Core) {
 
 /// Ends a connection that came out of the lot.
 pub fn dismiss(core: &Core, parked: parking::Parked<Parked>) {
-    let tls = parked.data.channel;
-    Frozen { fd: parked.fd, tls }.close();
+    let (tls, unix) = (parked.data.channel, parked.data.unix);
+    Frozen {
+        fd: parked.fd,
+        tls,
+        unix,
+    }
+    .close();
     closed(core);
 }
 

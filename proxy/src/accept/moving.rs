@@ -120,7 +120,8 @@ fn take_up(core: &'static Core, moving: Moving) {
         mut facts,
     } = moving;
     let tls = facts.channel.take();
-    let Ok(stream) = Stream::thaw(Frozen { fd, tls }) else {
+    let unix = facts.unix;
+    let Ok(stream) = Stream::thaw(Frozen { fd, tls, unix }) else {
         return closed(core);
     };
     let mut conn = Conn::new(core, stream, facts);
