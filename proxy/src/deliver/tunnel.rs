@@ -6,7 +6,7 @@
 //!
 //! A tunnel that belongs to a session ends with it, unless `websocket.onSessionEnd` is `keep`: a
 //! WebSocket by a Close frame (1008) to both ends, between two frames of theirs; anything else, or one
-//! whose frame does not end in time, by the end of its connections, within [`GRACE`].
+//! whose frame does not end in time, by the end of its connections, within a short grace.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

@@ -143,7 +143,7 @@ impl Link {
         self.read(input).await
     }
 
-    /// [`Self::read`] that gives its buffer back when the upstream is silent for longer than [`SOON`]:
+    /// [`Self::read`] that gives its buffer back when the upstream is silent for longer than `SOON`:
     /// what answers at once costs no operation more. Nothing may be written to it meanwhile.
     ///
     /// # Errors
