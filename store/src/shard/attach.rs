@@ -115,13 +115,18 @@ impl Shard {
 
     /// Notes a use that is no request.
     pub(super) fn accessed(&mut self, slot: u32, now: u64) {
+        let flags = self.store.at(slot).flags;
+        self.used(slot, now, flags);
+    }
+
+    /// A use at `now`, from which on the entry has these flags.
+    #[inline]
+    fn used(&mut self, slot: u32, now: u64, flags: u8) {
         let quarter = Quarter::of(now);
-        let entry = self.store.at_mut(slot);
-        let flags = entry.flags;
         if let Some(recency) = self.order.recency() {
             recency.used(&mut self.store, slot, quarter, flags);
         } else {
-            entry.accessed(quarter);
+            self.store.at_mut(slot).accessed(quarter);
             let expires = self.expires(slot);
             self.order
                 .moved(&mut self.store, slot, now, expires, true, flags);
@@ -130,7 +135,7 @@ impl Shard {
 
     #[inline]
     pub(super) fn touch(&mut self, slot: u32, now: u64) -> Valid {
-        let (quarter, signed) = (Quarter::of(now), self.policy.signed);
+        let signed = self.policy.signed;
         let entry = self.store.at_mut(slot);
         entry.requests = entry.requests.saturating_add(1);
         let conflict = entry.has(flag::CONFLICT);
@@ -139,14 +144,7 @@ impl Shard {
             // While tokens are not signed, this one may come back unsigned when they are again.
             flags &= !flag::SIGNED;
         }
-        if let Some(recency) = self.order.recency() {
-            recency.used(&mut self.store, slot, quarter, flags);
-        } else {
-            entry.accessed(quarter);
-            let expires = self.expires(slot);
-            self.order
-                .moved(&mut self.store, slot, now, expires, true, flags);
-        }
+        self.used(slot, now, flags);
         Valid {
             conflict,
             offer: self.is_due(slot, now),
