@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::harness::websocket::{accept_for, frame, read_frame};
-use crate::harness::{Gateway, PATIENCE, Upstream, eventually_within, lock, service};
+use crate::harness::{Gateway, PATIENCE, Received, Upstream, eventually_within, lock, service};
 use crate::tls::Certs;
 
 const HEAD: &str = r#"<!doctype html><title>page</title><link rel="stylesheet" href="/style.css">
@@ -187,6 +187,15 @@ impl Drop for Browser {
     }
 }
 
+#[track_caller]
+fn assert_one_session(requests: &[Received]) {
+    let sids: std::collections::HashSet<_> = requests
+        .iter()
+        .filter_map(|r| r.get("x-session-id"))
+        .collect();
+    assert_eq!(sids.len(), 1, "one session all along");
+}
+
 #[test]
 fn a_browser_keeps_one_session_over_fetches_sockets_and_a_login() {
     let play = Arc::new(Play::default());
@@ -206,11 +215,7 @@ fn a_browser_keeps_one_session_over_fetches_sockets_and_a_login() {
         "the token is for the browser alone, and nothing was refused"
     );
     let requests = app.requests();
-    let sids: std::collections::HashSet<_> = requests
-        .iter()
-        .filter_map(|r| r.get("x-session-id"))
-        .collect();
-    assert_eq!(sids.len(), 1, "one session all along");
+    assert_one_session(&requests);
     assert!(
         requests.iter().all(|r| r.get("x-session-state").is_none()),
         "none was refused"
@@ -269,11 +274,7 @@ fn tabs_are_never_refused(words: &[&str]) -> Gateway {
         assert!(line["status"] == 200 || line["status"] == 101, "{line}");
     }
     let requests = app.requests();
-    let sids: std::collections::HashSet<_> = requests
-        .iter()
-        .filter_map(|r| r.get("x-session-id"))
-        .collect();
-    assert_eq!(sids.len(), 1, "one session all along");
+    assert_one_session(&requests);
     for request in &requests {
         assert_eq!(request.get("x-session-state"), None, "{:?}", request.head);
         assert!(request.head.has("x-session-id"), "{:?}", request.head);

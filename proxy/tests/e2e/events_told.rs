@@ -6,32 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{
-    Client, Gateway, Launch, Lines, Reply, Response, Upstream, eventually, service,
-};
+use crate::harness::{Client, Gateway, Launch, Lines, Upstream, ask, eventually, service};
 use crate::tls::Certs;
-
-/// An application that answers with the header line that the request names in `X-Answer`.
-fn app(id: &str) -> Upstream {
-    Upstream::new(id, |request| {
-        let line = request
-            .get("x-answer")
-            .and_then(|line| line.split_once(": "));
-        line.map_or_else(
-            || Reply::ok("app"),
-            |(name, value)| Reply::ok("app").header(name, value),
-        )
-    })
-}
-
-#[track_caller]
-fn ask(client: &mut Client, answer: &str) -> Response {
-    client
-        .request("GET", "/")
-        .header("X-Answer", answer)
-        .send()
-        .expect(200)
-}
 
 #[track_caller]
 fn login(gateway: &Gateway, user: &str) -> Client {
@@ -88,7 +64,7 @@ fn start(upstreams: &[&Upstream], receiver: &Upstream, session: &str) -> Gateway
 
 #[test]
 fn every_kind_of_event_is_told_with_its_reasons() {
-    let (a, b) = (app("a"), app("b"));
+    let (a, b) = (Upstream::obedient("a"), Upstream::obedient("b"));
     let receiver = Upstream::named("receiver");
     let gateway = start(
         &[&a, &b],
@@ -180,7 +156,7 @@ fn expect_told_of(receiver: &Upstream, kind: &str, mut act: impl FnMut()) {
 
 #[test]
 fn a_session_that_is_destroyed_for_a_theft_says_so() {
-    let upstream = app("a");
+    let upstream = Upstream::obedient("a");
     let receiver = Upstream::named("receiver");
     let gateway = start(
         &[&upstream],
@@ -285,7 +261,7 @@ fn over_tls(certs: &Certs, authority: &str, receiver: &Receiver, upstream: &Upst
 fn a_receiver_over_tls_is_verified_and_can_verify() {
     let certs = Certs::new().localhost();
     certs.authority("other");
-    let upstream = app("a");
+    let upstream = Upstream::obedient("a");
     let receiver = Receiver::start(&certs);
     let gateway = over_tls(&certs, "ca.pem", &receiver, &upstream);
     gateway.get("/").expect(200);
@@ -312,7 +288,7 @@ fn a_receiver_over_tls_is_verified_and_can_verify() {
 fn drops_are_counted_exactly_and_order_is_kept() {
     /// More than the queue and a batch hold.
     const EVENTS: usize = 17_000;
-    let upstream = app("a");
+    let upstream = Upstream::obedient("a");
     let mut receiver = Upstream::named("receiver");
     let address = receiver.address();
     receiver.stop();

@@ -24,6 +24,16 @@ pub use upstream::{Link, Received, Upstream};
 /// How long anything may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Asks an [`Upstream::obedient`] to answer with this header line.
+#[track_caller]
+pub fn ask(client: &mut Client, answer: &str) -> Response {
+    client
+        .request("GET", "/")
+        .header("X-Answer", answer)
+        .send()
+        .expect(200)
+}
+
 /// Waits until `condition` yields a value, and fails with `what` after [`PATIENCE`].
 #[track_caller]
 pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {

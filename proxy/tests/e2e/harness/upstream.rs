@@ -286,6 +286,21 @@ impl Upstream {
         )
     }
 
+    /// An application that answers with the header lines that the request names in `X-Answer`: see
+    /// [`ask`](super::ask).
+    pub fn obedient(id: &str) -> Self {
+        Self::new(id, |request| {
+            let lines = request
+                .head
+                .all("x-answer")
+                .into_iter()
+                .filter_map(|line| line.split_once(": "));
+            lines.fold(Reply::ok("app"), |reply, (name, value)| {
+                reply.header(name, value)
+            })
+        })
+    }
+
     /// Every request so far.
     pub fn requests(&self) -> Vec<Received> {
         lock(&self.inner.received).clone()

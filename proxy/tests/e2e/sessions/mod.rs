@@ -22,7 +22,7 @@ mod validation;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::harness::{Client, Gateway, Reply, Response, Upstream, indent, service};
+use crate::harness::{Client, Gateway, Reply, Response, Upstream, ask, indent, service};
 
 /// The usual identifier of these tests.
 const COOKIE: &str = "identifier: { type: cookie, name: sid }\n";
@@ -47,28 +47,9 @@ fn with_more(upstream: &Upstream, keys: &str, more: &str) -> Gateway {
     ))
 }
 
-/// An application that answers with the header lines that the request names in `X-Answer`.
+/// An application that answers as it is asked to.
 fn app() -> Upstream {
-    Upstream::new("a", |request| {
-        let lines = request
-            .head
-            .all("x-answer")
-            .into_iter()
-            .filter_map(|line| line.split_once(": "));
-        lines.fold(Reply::ok("app"), |reply, (name, value)| {
-            reply.header(name, value)
-        })
-    })
-}
-
-/// Asks the application to answer with this header line.
-#[track_caller]
-fn ask(client: &mut Client, answer: &str) -> Response {
-    client
-        .request("GET", "/")
-        .header("X-Answer", answer)
-        .send()
-        .expect(200)
+    Upstream::obedient("a")
 }
 
 /// The sid that the upstream's newest request carried.
